@@ -1,0 +1,174 @@
+// Package kernel holds the arithmetic that training and inference spend their time in: single-precision matrix multiplication and the
+// rearrangement that turns a convolution into one.
+//
+// ref.go is the specification in plain loops. The public functions pack their operands into panels (Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication", 2008) and hand blocks of panels to a level: one implementation of the innermost loops for one
+// kind of processor. All matrices are row-major; every function is single-threaded and deterministic.
+//
+// Every element of a product is accumulated over k in one order that depends on k alone. A row of the result is therefore bit-equal
+// whatever the number of rows in the call is.
+//
+// It is not a BLAS: there is one element type, no strides besides the row length and no threads.
+package kernel
+
+// Gemm computes C = alpha*op(A)*op(B) + beta*C, where op(A) is m x k, op(B) is k x n and C is m x n. transA says that A is stored as k x m,
+// transB that B is stored as n x k. lda, ldb and ldc are the lengths of the stored rows. With beta 0 the old C is not read.
+// It allocates its packing space at each call; see [Workspace.Gemm] for calls in a loop. It panics when a slice is too short.
+func Gemm(transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	var w Workspace
+	w.Gemm(transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+}
+
+// Workspace keeps the packing space between calls, so that a steady state allocates nothing. The zero value is ready and uses the best
+// level of this processor. It must not be used by two goroutines at once.
+type Workspace struct {
+	level level
+	a, b  []float32
+}
+
+func (w *Workspace) use() level {
+	if w.level == nil {
+		w.level = best()
+	}
+	return w.level
+}
+
+// Gemm is [Gemm] with the packing space of w.
+func (w *Workspace) Gemm(transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	checkMatrix("A", pick(transA, k, m), pick(transA, m, k), a, lda)
+	checkMatrix("B", pick(transB, n, k), pick(transB, k, n), b, ldb)
+	checkMatrix("C", m, n, c, ldc)
+	left := operand{raw: a, ld: lda, alongK: !transA}
+	right := operand{raw: b, ld: ldb, alongK: transB}
+	w.run(m, n, k, &left, &right, &store{c: c, ldc: ldc, alpha: alpha, beta: beta})
+}
+
+// Epilogue is what is done to each element of a product while it is stored: the bias is added, then ReLU is applied.
+type Epilogue struct {
+	Bias   []float32 // nil for none
+	PerRow bool      // Bias has one entry per row of C; otherwise one per column
+	Relu   bool      // negative results become 0
+}
+
+// PackedA is a left operand (m x k) in the form the kernels read, made once for a matrix that is multiplied often.
+type PackedA struct {
+	m, k int
+	lv   level
+	op   operand
+}
+
+// PackedB is a right operand (k x n) in the form the kernels read.
+type PackedB struct {
+	k, n int
+	lv   level
+	op   operand
+}
+
+// PackA packs op(A), m x k, for the best level of this processor.
+func PackA(trans bool, m, k int, a []float32, lda int) *PackedA {
+	return packA(best(), trans, m, k, a, lda)
+}
+
+func packA(lv level, trans bool, m, k int, a []float32, lda int) *PackedA {
+	checkMatrix("A", pick(trans, k, m), pick(trans, m, k), a, lda)
+	mr, _ := lv.tile()
+	raw := operand{raw: a, ld: lda, alongK: !trans}
+	return &PackedA{m: m, k: k, lv: lv, op: raw.pack(m, k, mr)}
+}
+
+// PackB packs op(B), k x n, for the best level of this processor.
+func PackB(trans bool, k, n int, b []float32, ldb int) *PackedB {
+	return packB(best(), trans, k, n, b, ldb)
+}
+
+func packB(lv level, trans bool, k, n int, b []float32, ldb int) *PackedB {
+	checkMatrix("B", pick(trans, n, k), pick(trans, k, n), b, ldb)
+	_, nr := lv.tile()
+	raw := operand{raw: b, ld: ldb, alongK: trans}
+	return &PackedB{k: k, n: n, lv: lv, op: raw.pack(n, k, nr)}
+}
+
+// Dims returns the shape of the packed matrix: m rows, k columns.
+func (p *PackedA) Dims() (m, k int) { return p.m, p.k }
+
+// Dims returns the shape of the packed matrix: k rows, n columns.
+func (p *PackedB) Dims() (k, n int) { return p.k, p.n }
+
+// Bytes is the memory the packed form holds.
+func (p *PackedA) Bytes() int64 { return 4 * int64(len(p.op.packed)) }
+
+// Bytes is the memory the packed form holds.
+func (p *PackedB) Bytes() int64 { return 4 * int64(len(p.op.packed)) }
+
+// MulB computes C = A*B with A an m x k matrix and B packed, and applies the epilogue.
+func (w *Workspace) MulB(m int, a []float32, lda int, b *PackedB, c []float32, ldc int, e Epilogue) {
+	checkMatrix("A", m, b.k, a, lda)
+	checkMatrix("C", m, b.n, c, ldc)
+	checkBias(&e, m, b.n)
+	w.level = b.lv
+	left := operand{raw: a, ld: lda, alongK: true}
+	w.run(m, b.n, b.k, &left, &b.op, &store{c: c, ldc: ldc, alpha: 1, end: e})
+}
+
+// MulA computes C = A*B with A packed and B a k x n matrix, and applies the epilogue.
+func (w *Workspace) MulA(a *PackedA, n int, b []float32, ldb int, c []float32, ldc int, e Epilogue) {
+	checkMatrix("B", a.k, n, b, ldb)
+	checkMatrix("C", a.m, n, c, ldc)
+	checkBias(&e, a.m, n)
+	w.level = a.lv
+	right := operand{raw: b, ld: ldb}
+	w.run(a.m, n, a.k, &a.op, &right, &store{c: c, ldc: ldc, alpha: 1, end: e})
+}
+
+// blockK is the length of the blocks that k is cut into. It is the same for every level and shape because it decides the order of
+// accumulation.
+const blockK = 256
+
+// run walks the blocks of C: panels of B for one block of k and n stay in the second-level cache while blocks of A pass.
+func (w *Workspace) run(m, n, k int, left, right *operand, st *store) {
+	if m == 0 || n == 0 {
+		return
+	}
+	lv := w.use()
+	mr, nr := lv.tile()
+	blockM, blockN := lv.blocks()
+	for j := 0; j < n; j += blockN {
+		nc := min(blockN, n-j)
+		for p := 0; p == 0 || p < k; p += blockK {
+			kc := min(blockK, k-p)
+			bp := right.panels(&w.b, j, nc, p, kc, nr)
+			st.first, st.last = p == 0, p+kc == k
+			for i := 0; i < m; i += blockM {
+				mc := min(blockM, m-i)
+				ap := left.panels(&w.a, i, mc, p, kc, mr)
+				st.row, st.col = i, j
+				lv.block(mc, nc, kc, ap, bp, st)
+			}
+		}
+	}
+}
+
+func pick(t bool, yes, no int) int {
+	if t {
+		return yes
+	}
+	return no
+}
+
+func checkMatrix(name string, rows, cols int, x []float32, ld int) {
+	if rows < 0 || cols < 0 {
+		panic("kernel: negative dimension of " + name)
+	}
+	if rows == 0 || cols == 0 {
+		return
+	}
+	if ld < cols || len(x) < (rows-1)*ld+cols {
+		panic("kernel: matrix " + name + " is shorter than its dimensions say")
+	}
+}
+
+func checkBias(e *Epilogue, m, n int) {
+	if e.Bias != nil && len(e.Bias) < pick(e.PerRow, m, n) {
+		panic("kernel: bias is shorter than the matrix")
+	}
+}

@@ -1,0 +1,75 @@
+package kernel
+
+// level is one implementation of the innermost loops.
+type level interface {
+	name() string
+	// tile is the shape of the block of C that is held in registers: panels of A have mr rows, panels of B nr columns.
+	tile() (mr, nr int)
+	// blocks is how many rows and columns of C are worked on at a time; multiples of the tile.
+	blocks() (m, n int)
+	// block multiplies mc rows in panels a with nc columns in panels b over kc and stores into st at (st.row, st.col).
+	block(mc, nc, kc int, a, b []float32, st *store)
+}
+
+// levels lists what this processor can run, the best last.
+func levels() []level { return []level{generic{}} }
+
+func best() level {
+	l := levels()
+	return l[len(l)-1]
+}
+
+// store says where and how results are written.
+type store struct {
+	c           []float32
+	ldc         int
+	alpha, beta float32
+	end         Epilogue
+
+	row, col    int  // of the block in C
+	first, last bool // block of k: beta applies to the first, the epilogue to the last
+}
+
+// put stores one row of a tile: c[i][j:j+len(acc)], positions in the whole of C.
+func (s *store) put(i, j int, acc []float32) {
+	dst := s.c[i*s.ldc+j:][:len(acc)]
+	switch {
+	case !s.first:
+		for x, v := range acc {
+			dst[x] += s.alpha * v
+		}
+	case s.beta == 0:
+		for x, v := range acc {
+			dst[x] = s.alpha * v
+		}
+	default:
+		for x, v := range acc {
+			dst[x] = s.alpha*v + s.beta*dst[x]
+		}
+	}
+	if s.last {
+		s.end.apply(dst, i, j)
+	}
+}
+
+func (e *Epilogue) apply(dst []float32, i, j int) {
+	if e.Bias != nil {
+		if e.PerRow {
+			b := e.Bias[i]
+			for x := range dst {
+				dst[x] += b
+			}
+		} else {
+			for x, b := range e.Bias[j:][:len(dst)] {
+				dst[x] += b
+			}
+		}
+	}
+	if e.Relu {
+		for x, v := range dst {
+			if v < 0 {
+				dst[x] = 0
+			}
+		}
+	}
+}
