@@ -20,12 +20,42 @@ func (generic) block(mc, nc, kc int, a, b []float32, st *store) {
 		cols := min(genericCols, nc-j)
 		for i := 0; i < mc; i += genericRows {
 			genericTile(a[i*kc:(i+genericRows)*kc], bp, &acc)
+			if cols == genericCols && i+1 < mc {
+				put4(st, st.row+i, st.col+j, (*[genericCols]float32)(acc[:]))
+				put4(st, st.row+i+1, st.col+j, (*[genericCols]float32)(acc[genericCols:]))
+				continue
+			}
 			st.put(st.row+i, st.col+j, acc[:cols])
 			if i+1 < mc {
 				st.put(st.row+i+1, st.col+j, acc[genericCols:][:cols])
 			}
 		}
 	}
+}
+
+// put4 is store.put for a whole row of a tile, with the values kept in registers.
+func put4(s *store, i, j int, acc *[genericCols]float32) {
+	dst := (*[genericCols]float32)(s.c[i*s.ldc+j:])
+	a := s.alpha
+	v0, v1, v2, v3 := float32(a*acc[0]), float32(a*acc[1]), float32(a*acc[2]), float32(a*acc[3])
+	if !s.first {
+		v0, v1, v2, v3 = dst[0]+v0, dst[1]+v1, dst[2]+v2, dst[3]+v3
+	} else if b := s.beta; b != 0 {
+		v0, v1, v2, v3 = v0+float32(b*dst[0]), v1+float32(b*dst[1]), v2+float32(b*dst[2]), v3+float32(b*dst[3])
+	}
+	if s.last {
+		if s.end.PerRow && s.end.Bias != nil {
+			b := s.end.Bias[i]
+			v0, v1, v2, v3 = v0+b, v1+b, v2+b, v3+b
+		} else if s.end.Bias != nil {
+			b := (*[genericCols]float32)(s.end.Bias[j:])
+			v0, v1, v2, v3 = v0+b[0], v1+b[1], v2+b[2], v3+b[3]
+		}
+		if s.end.Relu {
+			v0, v1, v2, v3 = max(v0, 0), max(v1, 0), max(v2, 0), max(v3, 0)
+		}
+	}
+	dst[0], dst[1], dst[2], dst[3] = v0, v1, v2, v3
 }
 
 // genericTile computes acc[i*4+j] = sum over p of a[p*2+i] * b[p*4+j]. len(b) must be twice len(a).

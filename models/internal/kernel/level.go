@@ -30,13 +30,14 @@ type store struct {
 	first, last bool // block of k: beta applies to the first, the epilogue to the last
 }
 
-// put stores one row of a tile: c[i][j:j+len(acc)], positions in the whole of C.
+// put stores one row of a tile: c[i][j:j+len(acc)], positions in the whole of C. The conversions forbid fused multiply-adds, so that this
+// and put4 round alike on every processor.
 func (s *store) put(i, j int, acc []float32) {
 	dst := s.c[i*s.ldc+j:][:len(acc)]
 	switch {
 	case !s.first:
 		for x, v := range acc {
-			dst[x] += s.alpha * v
+			dst[x] += float32(s.alpha * v)
 		}
 	case s.beta == 0:
 		for x, v := range acc {
@@ -44,7 +45,7 @@ func (s *store) put(i, j int, acc []float32) {
 		}
 	default:
 		for x, v := range acc {
-			dst[x] = s.alpha*v + s.beta*dst[x]
+			dst[x] = float32(s.alpha*v) + float32(s.beta*dst[x])
 		}
 	}
 	if s.last {
@@ -67,9 +68,7 @@ func (e *Epilogue) apply(dst []float32, i, j int) {
 	}
 	if e.Relu {
 		for x, v := range dst {
-			if v < 0 {
-				dst[x] = 0
-			}
+			dst[x] = max(v, 0) // without a branch: the sign of a result is hard to predict
 		}
 	}
 }
