@@ -1,0 +1,146 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// DefaultURL is where a local cluster listens.
+const DefaultURL = nats.DefaultURL
+
+// Config says how to reach the cluster. The zero value reaches a local one.
+type Config struct {
+	// Servers is a comma-separated list of URLs; default [DefaultURL].
+	Servers string
+	// Creds is the path of a credentials file; default none.
+	Creds string
+	// Context names a context of the `nats` client, used when Servers is empty.
+	Context string
+	// Name is how the connection shows up on the server.
+	Name string
+	// Replicas is the number of copies of every stream that this process
+	// creates; default 1.
+	Replicas int
+	// InProcess connects to a server in the same process instead.
+	InProcess nats.InProcessConnProvider
+	// Wait is how long to wait for a server at the start; default none: one try.
+	Wait time.Duration
+	// Events is told of disconnections and reconnections; may be nil.
+	Events func(event string, err error)
+}
+
+// Connect opens a connection that reconnects for ever and checks that JetStream
+// answers. It returns [ErrUnreachable], [ErrNoJetStream] or [ErrUnknownContext].
+func Connect(ctx context.Context, cfg Config) (*Broker, error) {
+	opts, servers, err := cfg.options()
+	if err != nil {
+		return nil, err
+	}
+	nc, err := dial(ctx, servers, cfg.Wait, opts)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1024))
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	b := &Broker{NC: nc, JS: js, replicas: max(cfg.Replicas, 1)}
+	if _, err := js.AccountInfo(ctx); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("%w at %s: start it with -js, or use `idunno up` (%v)", ErrNoJetStream, servers, err)
+	}
+	return b, nil
+}
+
+func dial(ctx context.Context, servers string, wait time.Duration, opts []nats.Option) (*nats.Conn, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		nc, err := nats.Connect(servers, opts...)
+		if err == nil {
+			return nc, nil
+		}
+		if !retriable(err) || time.Now().After(deadline) {
+			return nil, fmt.Errorf("%w at %s (%v): start a cluster with `idunno up`, or name one with --server", ErrUnreachable, redact(servers), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func retriable(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &op)
+}
+
+// redact removes passwords from URLs before they are shown.
+func redact(servers string) string {
+	list := strings.Split(servers, ",")
+	for i, s := range list {
+		if scheme, rest, ok := strings.Cut(s, "://"); ok {
+			if at := strings.LastIndex(rest, "@"); at >= 0 {
+				list[i] = scheme + "://" + rest[at+1:]
+			}
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+func (cfg Config) options() ([]nats.Option, string, error) {
+	event := cfg.Events
+	if event == nil {
+		event = func(string, error) {}
+	}
+	opts := []nats.Option{
+		nats.Name(cfg.Name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(50 * time.Millisecond),
+		nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond),
+		nats.ReconnectBufSize(8 << 20),
+		nats.PingInterval(time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second),
+		nats.DrainTimeout(5 * time.Second),
+		nats.IgnoreAuthErrorAbort(),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { event("disconnected", err) }),
+		nats.ReconnectHandler(func(*nats.Conn) { event("reconnected", nil) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { event("error", err) }),
+	}
+	servers := cfg.Servers
+	if servers == "" && cfg.Context != "" && cfg.InProcess == nil {
+		c, err := readContext(cfg.Context)
+		if err != nil {
+			return nil, "", err
+		}
+		opts = append(opts, c.options()...)
+		servers = c.URL
+	}
+	if servers == "" {
+		servers = DefaultURL
+	}
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	if cfg.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(cfg.InProcess))
+	}
+	return opts, servers, nil
+}
+
+// Close closes the connection, sending first what is buffered.
+func (b *Broker) Close() {
+	if b.NC.IsConnected() {
+		_ = b.NC.FlushTimeout(time.Second)
+	}
+	b.NC.Close()
+}

@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// jetstream error codes without a named error in the client.
+const (
+	codeMaxPerSubject = 10077
+	codeWrongSequence = 10071
+	codeWrongConstant = 10164
+)
+
+// IsExists reports whether err says that a subject that takes one message, or a
+// key that must be new or unchanged, has been written by someone else.
+func IsExists(err error) bool {
+	if errors.Is(err, ErrExists) || errors.Is(err, jetstream.ErrKeyExists) {
+		return true
+	}
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch api.ErrorCode {
+	case codeMaxPerSubject, codeWrongSequence, codeWrongConstant:
+		return true
+	}
+	return false
+}
+
+// StoreResult stores a task's result and waits until it is durable. It returns
+// [ErrExists] when the task has a result already: the first one stands.
+func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []byte) error {
+	_, err := b.JS.Publish(ctx, SubjectResult(job, task), data)
+	if IsExists(err) {
+		return ErrExists
+	}
+	if err != nil {
+		return fmt.Errorf("store result of job %d task %d: %w", job, task, err)
+	}
+	return nil
+}
+
+// HasResult reports whether a task has a stored result.
+func (b *Broker) HasResult(ctx context.Context, job uint64, task int) (bool, error) {
+	stream, err := b.Results(ctx)
+	if err != nil {
+		return false, fmt.Errorf("open results: %w", err)
+	}
+	_, err = stream.GetLastMsgForSubject(ctx, SubjectResult(job, task))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up result of job %d task %d: %w", job, task, err)
+	}
+	return true, nil
+}
+
+// PublishTask puts a task into the queue. It returns a future; a task that is
+// queued already makes it fail with an error for which [IsExists] is true.
+func (b *Broker) PublishTask(job uint64, task int, data []byte) (jetstream.PubAckFuture, error) {
+	return b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
+}
+
+// Wake tells every worker to look for tasks.
+func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
+
+// OpenQueue makes sure that a job's tasks can be pulled: explicit
+// acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
+func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
+	if err := b.ensureStream(ctx, b.tasksConfig()); err != nil {
+		return err
+	}
+	_, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
+		Durable: consumerOf(job), FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, Replicas: b.replicas, MemoryStorage: true,
+	})
+	if err != nil {
+		return fmt.Errorf("open queue of job %d: %w", job, err)
+	}
+	return nil
+}
+
+// Queue opens a job's tasks for pulling.
+func (b *Broker) Queue(ctx context.Context, job uint64) (jetstream.Consumer, error) {
+	return b.JS.Consumer(ctx, streamTasks, consumerOf(job))
+}
+
+// CloseQueue drops what is left of a job's tasks.
+func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return fmt.Errorf("open task queue: %w", err)
+	}
+	err = stream.DeleteConsumer(ctx, consumerOf(job))
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("close queue of job %d: %w", job, err)
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(tasksOf(job))); err != nil {
+		return fmt.Errorf("purge queue of job %d: %w", job, err)
+	}
+	return nil
+}
+
+// QueueDepth is the number of tasks in the queue of a job, in flight included.
+func (b *Broker) QueueDepth(ctx context.Context, job uint64) (int, error) {
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return 0, fmt.Errorf("open task queue: %w", err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(tasksOf(job)))
+	if err != nil {
+		return 0, fmt.Errorf("read task queue: %w", err)
+	}
+	return len(info.State.Subjects), nil
+}
+
+// ReadResults calls fn for every stored result of a job, in the order stored,
+// until fn returns false. The order is that of completion, not of the tasks.
+func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(data []byte) (more bool, err error)) error {
+	stream, err := b.Results(ctx)
+	if err != nil {
+		return fmt.Errorf("open results: %w", err)
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{resultsOf(job)}})
+	if err != nil {
+		return fmt.Errorf("read results of job %d: %w", job, err)
+	}
+	info, err := consumer.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read results of job %d: %w", job, err)
+	}
+	left := info.NumPending
+	if left == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read results of job %d: %w", job, err)
+	}
+	defer messages.Stop()
+	for ; left > 0; left-- {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read results of job %d: %w", job, err)
+		}
+		if more, err := fn(msg.Data()); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
+	"idunno/broker/brokertest"
+)
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// publish puts a task into the queue and returns the server's answer.
+func publish(t *testing.T, b *broker.Broker, job uint64, task int) error {
+	t.Helper()
+	future, err := b.PublishTask(job, task, []byte(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-future.Ok():
+		return nil
+	case err := <-future.Err():
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("no answer to a published task")
+		return nil
+	}
+}
+
+func pull(t *testing.T, ctx context.Context, b *broker.Broker, job uint64) jetstream.Msg {
+	t.Helper()
+	queue, err := b.Queue(ctx, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := queue.Fetch(1, jetstream.FetchMaxWait(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, ok := <-batch.Messages()
+	if !ok {
+		t.Fatalf("no task delivered: %v", batch.Error())
+	}
+	return msg
+}
+
+func TestFirstResultWins(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	if has, err := b.HasResult(ctx, 3, 1); err != nil || has {
+		t.Fatalf("result before any was stored: %v, %v", has, err)
+	}
+	if err := b.StoreResult(ctx, 3, 1, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.StoreResult(ctx, 3, 1, []byte("second")); !errors.Is(err, broker.ErrExists) {
+		t.Fatalf("second result: %v, want ErrExists", err)
+	}
+	if err := b.StoreResult(ctx, 3, 2, []byte("other")); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := b.HasResult(ctx, 3, 1); err != nil || !has {
+		t.Fatalf("stored result not seen: %v, %v", has, err)
+	}
+	var got []string
+	err := b.ReadResults(ctx, 3, func(p []byte) (bool, error) { got = append(got, string(p)); return true, nil })
+	if err != nil || len(got) != 2 || got[0] != "first" || got[1] != "other" {
+		t.Fatalf("results %q, %v", got, err)
+	}
+}
+
+func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	if err := b.OpenQueue(ctx, 7); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 7, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 7, 1); !broker.IsExists(err) {
+		t.Fatalf("task queued twice: %v", err)
+	}
+	msg := pull(t, ctx, b, 7)
+
+	// Another connection hands the task back, as the coordinator does for a dead worker.
+	other := brokertest.Connect(t, b.NC.ConnectedUrl())
+	if err := other.NC.Publish(msg.Reply(), []byte(broker.Nak)); err != nil {
+		t.Fatal(err)
+	}
+	again := pull(t, ctx, b, 7)
+	meta, err := again.Metadata()
+	if err != nil || meta.NumDelivered != 2 {
+		t.Fatalf("delivery %+v, %v; want the second", meta, err)
+	}
+	if err := again.DoubleAck(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if depth, err := b.QueueDepth(ctx, 7); err != nil || depth != 0 {
+		t.Fatalf("queue depth %d, %v after the acknowledgement", depth, err)
+	}
+}
+
+func TestCloseQueueDropsOnlyItsJob(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	for _, job := range []uint64{1, 12} {
+		if err := b.OpenQueue(ctx, job); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(t, b, job, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.CloseQueue(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.CloseQueue(ctx, 1); err != nil {
+		t.Fatalf("closing twice: %v", err)
+	}
+	if depth, _ := b.QueueDepth(ctx, 1); depth != 0 {
+		t.Fatalf("%d tasks left of the closed queue", depth)
+	}
+	if depth, _ := b.QueueDepth(ctx, 12); depth != 1 {
+		t.Fatalf("%d tasks in the other queue, want 1", depth)
+	}
+	if err := b.Ensure(ctx); err != nil {
+		t.Fatalf("ensure again: %v", err)
+	}
+}

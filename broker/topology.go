@@ -1,0 +1,210 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names of streams and buckets. Nothing outside this file spells one.
+const (
+	streamJobs    = "IDUNNO_JOBS"
+	streamTasks   = "IDUNNO_TASKS"
+	streamResults = "IDUNNO_RESULTS"
+	bucketState   = "idunno_state"
+	bucketFiles   = "idunno_files"
+	bucketObjects = "idunno_objects"
+	bucketLease   = "idunno_lease"
+)
+
+// Subjects that users may address with any NATS client.
+const (
+	SubjectJobs   = "idunno.jobs"
+	SubjectSubmit = "idunno.submit"
+	SubjectJob    = "idunno.job"
+	SubjectList   = "idunno.list"
+	SubjectStats  = "idunno.stats"
+	SubjectNodes  = "idunno.nodes"
+	SubjectCancel = "idunno.cancel"
+)
+
+const (
+	prefixTasks     = "idunno.tasks."
+	prefixResults   = "idunno.results."
+	prefixHeartbeat = "idunno.heartbeat."
+	prefixPing      = "idunno.ping."
+	prefixProgress  = "idunno.progress."
+	// SubjectWake tells workers that there are tasks to pull.
+	SubjectWake = "idunno.wake"
+	// SubjectHeartbeats matches every node's heartbeat.
+	SubjectHeartbeats = prefixHeartbeat + "*"
+)
+
+// Keys of the state and lease buckets.
+const (
+	// KeyActive holds the table of jobs that have work.
+	KeyActive = "active"
+	// KeyLeader holds the coordinator's lease.
+	KeyLeader = "leader"
+	keyJob    = "job."
+	// KeyJobs matches every job record.
+	KeyJobs = keyJob + "*"
+)
+
+const (
+	// AckWait is how long a task may go without a sign of life before it is
+	// delivered again. It is the backstop: a dead worker's tasks are released at once.
+	AckWait = 3 * time.Second
+	// LeaseTTL is how long a silent leader keeps its lease.
+	LeaseTTL = 2 * time.Second
+	// Nak is the message that hands a task back when published to its reply subject.
+	Nak = "-NAK"
+
+	maxInFlight = 20_000
+	duplicates  = 2 * time.Minute
+)
+
+// SubjectHeartbeat is where a node tells that it lives.
+func SubjectHeartbeat(node string) string { return prefixHeartbeat + node }
+
+// SubjectPing is where a node answers; no responder there means that it is gone.
+func SubjectPing(node string) string { return prefixPing + node }
+
+// SubjectProgress is where the progress of a training job is told.
+func SubjectProgress(job uint64) string { return prefixProgress + strconv.FormatUint(job, 10) }
+
+// SubjectTask is the subject of a task.
+func SubjectTask(job uint64, task int) string { return prefixTasks + jobTask(job, task) }
+
+// SubjectResult is the subject of a task's result: one message for ever.
+func SubjectResult(job uint64, task int) string { return prefixResults + jobTask(job, task) }
+
+// KeyJob is the key of a job's record.
+func KeyJob(job uint64) string { return keyJob + strconv.FormatUint(job, 10) }
+
+// JobOfKey is the inverse of [KeyJob].
+func JobOfKey(key string) (uint64, bool) {
+	s, ok := strings.CutPrefix(key, keyJob)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil
+}
+
+func jobTask(job uint64, task int) string {
+	return strconv.FormatUint(job, 10) + "." + strconv.Itoa(task)
+}
+
+func tasksOf(job uint64) string   { return prefixTasks + strconv.FormatUint(job, 10) + ".>" }
+func resultsOf(job uint64) string { return prefixResults + strconv.FormatUint(job, 10) + ".>" }
+
+func consumerOf(job uint64) string { return "job-" + strconv.FormatUint(job, 10) }
+
+// Broker is a connection with JetStream and the cluster's streams and buckets.
+type Broker struct {
+	NC       *nats.Conn
+	JS       jetstream.JetStream
+	replicas int
+}
+
+// Ensure creates or updates every stream and bucket. It is safe to call from
+// several processes and again at any time.
+func (b *Broker) Ensure(ctx context.Context) error {
+	streams := []jetstream.StreamConfig{
+		{Name: streamJobs, Description: "iDunno: submitted jobs; the sequence is the job's number",
+			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates},
+		{Name: streamResults, Description: "iDunno: one result a task, first write wins",
+			Subjects: []string{prefixResults + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
+		b.tasksConfig(),
+	}
+	for _, cfg := range streams {
+		cfg.Replicas = b.replicas
+		if err := b.ensureStream(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	for _, cfg := range []jetstream.KeyValueConfig{
+		{Bucket: bucketState, Description: "iDunno: job records", Storage: jetstream.FileStorage, History: 1},
+		{Bucket: bucketFiles, Description: "iDunno: SDFS index", Storage: jetstream.FileStorage, History: 1},
+		{Bucket: bucketLease, Description: "iDunno: coordinator lease", Storage: jetstream.MemoryStorage, History: 1, TTL: LeaseTTL},
+	} {
+		cfg.Replicas = b.replicas
+		if _, err := b.JS.KeyValue(ctx, cfg.Bucket); err == nil {
+			continue
+		}
+		if _, err := b.JS.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
+			return fmt.Errorf("create bucket %s: %w", cfg.Bucket, err)
+		}
+	}
+	return b.ensureObjects(ctx)
+}
+
+func (b *Broker) ensureObjects(ctx context.Context) error {
+	if _, err := b.JS.ObjectStore(ctx, bucketObjects); err == nil {
+		return nil
+	}
+	_, err := b.JS.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: bucketObjects, Description: "iDunno: SDFS contents by digest", Storage: jetstream.FileStorage, Replicas: b.replicas})
+	if err != nil {
+		return fmt.Errorf("create bucket %s: %w", bucketObjects, err)
+	}
+	return nil
+}
+
+func (b *Broker) tasksConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{Name: streamTasks, Description: "iDunno: tasks waiting for workers",
+		Subjects: []string{prefixTasks + "*.*"}, Storage: jetstream.MemoryStorage, Retention: jetstream.WorkQueuePolicy,
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, Replicas: b.replicas}
+}
+
+func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	_, err := b.JS.CreateStream(ctx, cfg)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		_, err = b.JS.UpdateStream(ctx, cfg)
+	}
+	if err != nil {
+		return fmt.Errorf("create stream %s: %w", cfg.Name, err)
+	}
+	return nil
+}
+
+// State opens the bucket of job records.
+func (b *Broker) State(ctx context.Context) (jetstream.KeyValue, error) {
+	return b.JS.KeyValue(ctx, bucketState)
+}
+
+// Lease opens the bucket of the coordinator's lease.
+func (b *Broker) Lease(ctx context.Context) (jetstream.KeyValue, error) {
+	return b.JS.KeyValue(ctx, bucketLease)
+}
+
+// Files opens what the SDFS stands on: its objects and its index.
+func (b *Broker) Files(ctx context.Context) (jetstream.ObjectStore, jetstream.KeyValue, error) {
+	index, err := b.JS.KeyValue(ctx, bucketFiles)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketFiles, err)
+	}
+	objects, err := b.JS.ObjectStore(ctx, bucketObjects)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
+	}
+	return objects, index, nil
+}
+
+// Jobs opens the stream of submissions.
+func (b *Broker) Jobs(ctx context.Context) (jetstream.Stream, error) {
+	return b.JS.Stream(ctx, streamJobs)
+}
+
+// Results opens the stream of results.
+func (b *Broker) Results(ctx context.Context) (jetstream.Stream, error) {
+	return b.JS.Stream(ctx, streamResults)
+}

@@ -1,0 +1,25 @@
+package wire
+
+// Codes of an [Error], stable for programs.
+const (
+	CodeBadDocument  = "bad_document"
+	CodeUnknownModel = "unknown_model"
+	CodeUnknownData  = "unknown_data"
+	CodeBadRange     = "bad_range"
+	CodeBadModel     = "bad_model"
+	CodeNoSuchJob    = "no_such_job"
+	CodeJobEnded     = "job_ended"
+	CodeBadRequest   = "bad_request"
+	CodeUnavailable  = "unavailable"
+)
+
+// Error is a refusal that crosses processes: a code for programs, a sentence
+// for people, and the field of the document it speaks of.
+type Error struct {
+	Code    string `json:"code"`
+	Field   string `json:"field,omitempty"`
+	Message string `json:"message"`
+}
+
+// Error returns the sentence.
+func (e *Error) Error() string { return e.Message }

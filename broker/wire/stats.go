@@ -1,0 +1,57 @@
+package wire
+
+import "time"
+
+// Stats are the statistics of a set of batches: times in milliseconds, of the
+// processing of one batch; percentiles from an HdrHistogram with three
+// significant digits, everything else exact.
+type Stats struct {
+	Batches  int64   `json:"batches"`
+	Images   int64   `json:"images"`
+	Accuracy float64 `json:"accuracy"`
+	// Loss is the mean cross-entropy per labelled image, natural logarithm.
+	Loss float64 `json:"loss"`
+	// Rate is images per second over the last 10 s, BatchRate batches per second.
+	Rate      float64 `json:"rate"`
+	BatchRate float64 `json:"batch_rate"`
+	// ImagesPerSecond is the rate over the whole time from the first task's
+	// start to the last result.
+	ImagesPerSecond float64 `json:"images_per_s"`
+	MeanMs          float64 `json:"mean_ms"`
+	SdMs            float64 `json:"sd_ms"`
+	VarianceMs2     float64 `json:"variance_ms2"`
+	P50Ms           float64 `json:"p50_ms"`
+	P90Ms           float64 `json:"p90_ms"`
+	P95Ms           float64 `json:"p95_ms"`
+	P99Ms           float64 `json:"p99_ms"`
+	MinMs           float64 `json:"min_ms"`
+	MaxMs           float64 `json:"max_ms"`
+}
+
+// NodeStats are a node's part in a job, or in all jobs.
+type NodeStats struct {
+	Node string `json:"node"`
+	Stats
+	// Tasks is the number of tasks whose result came from the node.
+	Tasks int64 `json:"tasks"`
+}
+
+// JobStats are the statistics of a job.
+type JobStats struct {
+	Job    uint64 `json:"job"`
+	Model  string `json:"model"`
+	Data   string `json:"data"`
+	From   int    `json:"from"`
+	To     int    `json:"to"`
+	Train  string `json:"train,omitempty"`
+	State  State  `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Total is the number of batches asked for; Stats.Batches those done.
+	Total int `json:"total_batches"`
+	// Failed is the number of batches that failed for good.
+	Failed int `json:"failed_batches"`
+	Stats
+	Started time.Time   `json:"started,omitzero"`
+	Last    time.Time   `json:"last_result,omitzero"`
+	Nodes   []NodeStats `json:"nodes"`
+}

@@ -1,0 +1,57 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Task is a piece of a job: a range of batches, by reference. It carries
+// digests, never images.
+type Task struct {
+	Schema int    `json:"v"`
+	Job    uint64 `json:"job"`
+	// Task counts from 1 within the job.
+	Task        int    `json:"task"`
+	Model       string `json:"model"`
+	ModelDigest string `json:"model_digest,omitempty"`
+	DataDigest  string `json:"data_digest"`
+	From        int    `json:"from,omitempty"`
+	To          int    `json:"to,omitempty"`
+	// Check asks the worker to look for a stored result before it computes:
+	// set when the task may have been carried out already.
+	Check bool `json:"check,omitempty"`
+	// Train, Epochs and Seed are set for a training task.
+	Train  string `json:"train,omitempty"`
+	Epochs int    `json:"epochs,omitempty"`
+	Seed   uint64 `json:"seed,omitempty"`
+}
+
+// Marshal encodes the task.
+func (t *Task) Marshal() []byte { return mustMarshal(t) }
+
+// ParseTask decodes a task and checks what a worker relies on.
+func ParseTask(p []byte) (*Task, error) {
+	var t Task
+	if err := json.Unmarshal(p, &t); err != nil {
+		return nil, fmt.Errorf("decode task: %w", err)
+	}
+	switch {
+	case t.Schema != Schema:
+		return nil, fmt.Errorf("decode task: version %d, this program speaks %d: run the same version everywhere", t.Schema, Schema)
+	case t.Job == 0 || t.Task < 1 || t.Task > MaxTasks:
+		return nil, fmt.Errorf("decode task: job %d task %d out of range", t.Job, t.Task)
+	case t.Train == "" && (t.From < 1 || t.To < t.From || t.To > MaxBatch):
+		return nil, fmt.Errorf("decode task: batches %d to %d out of range", t.From, t.To)
+	}
+	return &t, nil
+}
+
+// mustMarshal encodes values of this package, none of which can fail: they hold
+// no channels, functions, cycles or non-finite floats.
+func mustMarshal(v any) []byte {
+	p, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("wire: encode %T: %v", v, err))
+	}
+	return p
+}
