@@ -43,6 +43,9 @@ func (b *Batch) Check() error {
 	if err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}
+	if b.DType != U8 && b.DType != F32 {
+		return fmt.Errorf("batch: images of type %.20q, expected U8 or F32: %w", b.DType, ErrFormat)
+	}
 	if n != len(b.X) {
 		return fmt.Errorf("batch: shape %v of %s needs %d bytes, x has %d: %w", b.Shape, b.DType, n, len(b.X), ErrFormat)
 	}

@@ -71,6 +71,23 @@ func TestSetBatches(t *testing.T) {
 			t.Errorf("batch %d of %d: %v", c[0], c[1], err)
 		}
 	}
+	for name, broken := range map[string]*Set{
+		"labels missing":  {X: s.X, DType: U8, Shape: s.Shape, Y: s.Y[:4]},
+		"half an image":   {X: s.X[:9], DType: U8, Shape: s.Shape, Y: s.Y},
+		"integer images":  {X: s.X[:8], DType: "I32", Shape: []int{1}, Y: s.Y[:2]},
+		"label not named": {X: s.X, DType: U8, Shape: s.Shape, Y: s.Y, Classes: []string{"a", "b"}},
+		"label negative":  {X: s.X[:2], DType: U8, Shape: s.Shape, Y: []int32{-1}},
+	} {
+		if err := broken.Check(); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := broken.Batch(1, 5); strings.Contains(name, "label ") == (err != nil) {
+			t.Errorf("%s: batch with %v", name, err)
+		}
+	}
+	if err := s.Check(); err != nil {
+		t.Error(err)
+	}
 	s.Y = nil
 	if b, err := s.Batch(2, 3); err != nil || b.Y != nil || b.Len() != 2 {
 		t.Errorf("without labels: %+v, %v", b, err)

@@ -44,9 +44,47 @@ func (s *Set) Batches(size int) int {
 	return (s.Len()-1)/size + 1
 }
 
+// Check says whether the fields agree with each other and every label is one of
+// the classes, when these are named; the error wraps ErrFormat or ErrTooLarge.
+func (s *Set) Check() error {
+	if err := s.checkSizes(); err != nil {
+		return err
+	}
+	for i, y := range s.Y {
+		if y < 0 || len(s.Classes) > 0 && int(y) >= len(s.Classes) {
+			return fmt.Errorf("set %s: label %d of image %d, but %d classes: %w", s.Name, y, i+1, len(s.Classes), ErrFormat)
+		}
+	}
+	return nil
+}
+
+// checkSizes is the part of Check that costs nothing.
+func (s *Set) checkSizes() error {
+	n, err := byteSize(s.Shape, s.DType)
+	if err != nil {
+		return fmt.Errorf("set %s: %w", s.Name, err)
+	}
+	if s.DType != U8 && s.DType != F32 {
+		return fmt.Errorf("set %s: images of type %.20q, expected U8 or F32: %w", s.Name, s.DType, ErrFormat)
+	}
+	if len(s.X)%n != 0 {
+		return fmt.Errorf("set %s: %d bytes are no whole number of images of %d: %w", s.Name, len(s.X), n, ErrFormat)
+	}
+	if s.Y != nil && len(s.Y) != len(s.X)/n {
+		return fmt.Errorf("set %s: %d images but %d labels: %w", s.Name, len(s.X)/n, len(s.Y), ErrFormat)
+	}
+	return nil
+}
+
 // Batch is batch i, counted from 1, of the set cut into batches of size images.
-// It shares the set's memory. The error wraps ErrRange.
+// It shares the set's memory. The error wraps ErrRange, or ErrFormat when the
+// set's own sizes do not agree.
 func (s *Set) Batch(i, size int) (*Batch, error) {
+	if s.Len() > 0 {
+		if err := s.checkSizes(); err != nil {
+			return nil, err
+		}
+	}
 	if n := s.Batches(size); i < 1 || i > n {
 		return nil, fmt.Errorf("batch %d of %s in batches of %d: choose 1 to %d: %w", i, s.Name, size, n, ErrRange)
 	}

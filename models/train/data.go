@@ -38,11 +38,7 @@ func newSamples(set *dataset.Set) (*samples, int, error) {
 	if set == nil || set.Len() == 0 {
 		return nil, 0, fmt.Errorf("no images: %w", ErrData)
 	}
-	b, err := set.Batch(1, set.Len())
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := b.Check(); err != nil {
+	if err := set.Check(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", err, ErrData)
 	}
 	if set.Y == nil {
@@ -56,11 +52,6 @@ func newSamples(set *dataset.Set) (*samples, int, error) {
 	}
 	if classes < 2 || classes > 10000 {
 		return nil, 0, fmt.Errorf("%s has %d classes, expected 2 to 10000: %w", set.Name, classes, ErrData)
-	}
-	for i, y := range set.Y {
-		if int(y) >= classes {
-			return nil, 0, fmt.Errorf("%s: label %d of image %d, but %d classes: %w", set.Name, y, i+1, classes, ErrData)
-		}
 	}
 	s := &samples{x: set.X, f32: set.DType == dataset.F32, y: set.Y, image: set.Shape}
 	s.n = shape{image: set.Shape}.elements()

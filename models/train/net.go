@@ -50,6 +50,8 @@ const (
 	cnnSecond   = 64
 	cnnHidden   = 128
 	cnnMinInput = 10 // rows and columns that leave one pixel after two convolutions and poolings
+
+	maxElements = 1 << 14 // of one image, which bounds the memory of a run to about 1 GB
 )
 
 // newMLP is in-512-512-classes with ReLU.
@@ -83,6 +85,9 @@ func newConvNet(s shape, first, second, hidden int) *net {
 
 // build makes a copy of the network that arch names.
 func build(arch string, s shape) (*net, error) {
+	if n := s.elements(); n > maxElements {
+		return nil, fmt.Errorf("images of %v have %d elements, at most %d: make them smaller: %w", s.image, n, maxElements, ErrData)
+	}
 	switch arch {
 	case "mlp":
 		return newMLP(s), nil

@@ -20,7 +20,7 @@ type Config struct {
 	Arch         string  // "mlp" or "cnn"
 	Epochs       int     // passes over the data; 0 means 20 for the mlp, 10 for the cnn
 	Seed         uint64  // of every random choice
-	BatchSize    int     // images a step; 0 means 128
+	BatchSize    int     // images a step, at most 1024; 0 means 128
 	LearningRate float64 // at the start; falls to nearly 0 along half a cosine wave; 0 means 0.001
 	Shift        int     // training images are moved by up to so many pixels; 0 means 1 for the mlp, 2 for the cnn; -1 means none
 	Dropout      float64 // share of hidden units left out, below 1; 0 means 0.2 for the mlp, 0.3 for the cnn; -1 means none
@@ -117,7 +117,7 @@ func (c Config) withDefaults() (Config, error) {
 		want string
 	}{
 		{"epochs", c.Epochs > 0 && c.Epochs <= 10000, "1 to 10000"},
-		{"batch size", c.BatchSize > 0 && c.BatchSize <= 8192, "1 to 8192"},
+		{"batch size", c.BatchSize > 0 && c.BatchSize <= 1024, "1 to 1024"},
 		{"learning rate", c.LearningRate > 0 && c.LearningRate <= 1, "above 0, at most 1"},
 		{"shift", c.Shift >= 0 && c.Shift <= 8, "-1 to 8"},
 		{"dropout", c.Dropout >= 0 && c.Dropout < 1, "-1, or 0 to below 1"},
