@@ -1,0 +1,193 @@
+package objectstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// KeepVersions is how many versions of a file are always kept.
+	KeepVersions = 5
+	// KeepFor is how long any version is kept: work that was admitted with a
+	// version's digest must find its bytes.
+	KeepFor = 24 * time.Hour
+)
+
+// Store is a file store on an object bucket and an index bucket. Its methods
+// may be called from several goroutines, and any number of processes may have
+// the same store open.
+type Store struct {
+	objects jetstream.ObjectStore
+	index   jetstream.KeyValue
+	// now is the clock; tests turn it.
+	now func() time.Time
+}
+
+// Open makes a store of two buckets that exist already.
+func Open(objects jetstream.ObjectStore, index jetstream.KeyValue) *Store {
+	return &Store{objects: objects, index: index, now: time.Now}
+}
+
+// Object is stored bytes by their content.
+type Object struct {
+	// Digest is the SHA-256 of the bytes in lower-case hexadecimal.
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+// Put stores what r brings as the newest version of the file. When the newest
+// version has the same contents already, Put returns that one. Until the new
+// version is whole the older ones stay what is read. It returns [ErrBadName],
+// [ErrTooLarge], [ErrTooManyVersions], [ErrChanged], [ErrBusy].
+func (s *Store) Put(ctx context.Context, name string, r io.Reader) (Version, error) {
+	if err := CheckName(name); err != nil {
+		return Version{}, err
+	}
+	sp, err := newSpool(ctx, r)
+	if err != nil {
+		return Version{}, err
+	}
+	defer sp.close()
+	if err := s.ensure(ctx, sp); err != nil {
+		return Version{}, err
+	}
+	return s.add(ctx, name, Version{Digest: sp.Digest, Size: sp.Size})
+}
+
+// PutObject stores what r brings as an object without a name, for a bundle that
+// will list it. An object that no bundle lists within a day is deleted.
+func (s *Store) PutObject(ctx context.Context, r io.Reader) (Object, error) {
+	sp, err := newSpool(ctx, r)
+	if err != nil {
+		return Object{}, err
+	}
+	defer sp.close()
+	return sp.Object, s.ensure(ctx, sp)
+}
+
+// add writes a version into the index.
+func (s *Store) add(ctx context.Context, name string, v Version) (Version, error) {
+	_, err := s.change(ctx, name, func(e *entry) error {
+		newest := e.find(0)
+		if newest != nil && newest.Digest == v.Digest && newest.Bundle == v.Bundle {
+			v = *newest
+			return errUnchanged
+		}
+		v.Version, v.Created = e.Next, s.now().UTC()
+		e.Next++
+		e.Versions = append(e.Versions, v)
+		e.prune(KeepVersions, v.Created.Add(-KeepFor))
+		if len(e.Versions) > maxVersions {
+			return fmt.Errorf("%w: %s has %d younger than %v: remove some with `idunno sdfs rm %s@N`", ErrTooManyVersions, name, maxVersions, KeepFor, name)
+		}
+		return nil
+	})
+	return v, err
+}
+
+// Get writes the contents of a file's version to w, "name" for the newest or
+// "name@3". What was written before an error must be thrown away: the digest is
+// known at the end only. It returns [ErrBadName], [ErrNotFound], [ErrCorrupt],
+// [ErrInterrupted].
+func (s *Store) Get(ctx context.Context, ref string, w io.Writer) (Version, error) {
+	v, err := s.Resolve(ctx, ref)
+	if err != nil {
+		return v, err
+	}
+	if _, err := s.copyObject(ctx, v.Digest, MaxObject, w); err != nil {
+		return v, fmt.Errorf("%s: %w", ref, err)
+	}
+	return v, nil
+}
+
+// ReadObject writes an object to w and returns its size in bytes. Its errors
+// and what they mean for w are those of [Store.Get].
+func (s *Store) ReadObject(ctx context.Context, digest string, w io.Writer) (int64, error) {
+	return s.copyObject(ctx, digest, MaxObject, w)
+}
+
+// Resolve finds the version that ref names. It returns [ErrBadName] or [ErrNotFound].
+func (s *Store) Resolve(ctx context.Context, ref string) (Version, error) {
+	name, number, err := ParseRef(ref)
+	if err != nil {
+		return Version{}, err
+	}
+	e, _, err := s.load(ctx, name)
+	if err != nil {
+		return Version{}, err
+	}
+	v := e.find(number)
+	if v == nil {
+		return Version{}, missing(e, number)
+	}
+	return *v, nil
+}
+
+func missing(e *entry, number int) error {
+	if len(e.Versions) == 0 {
+		return fmt.Errorf("%s: %w: `idunno sdfs ls` shows what is there", e.Name, ErrNotFound)
+	}
+	return fmt.Errorf("%s: %w: the newest version is %d; `idunno sdfs versions %s` shows all",
+		FormatRef(e.Name, number), ErrNotFound, e.find(0).Version, e.Name)
+}
+
+// Versions lists the versions of a file, newest first. It returns [ErrNotFound].
+func (s *Store) Versions(ctx context.Context, name string) ([]Version, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	e, _, err := s.load(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(e.Versions) == 0 {
+		return nil, missing(e, 0)
+	}
+	out := append([]Version(nil), e.Versions...)
+	sort.Slice(out, func(i, j int) bool { return out[i].Version > out[j].Version })
+	return out, nil
+}
+
+// List lists the files whose names begin with prefix, by name.
+func (s *Store) List(ctx context.Context, prefix string) ([]File, error) {
+	snap, err := s.snapshot(ctx, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	files := []File{}
+	for _, e := range snap.entries {
+		if len(e.Versions) > 0 && strings.HasPrefix(e.Name, prefix) {
+			files = append(files, e.file())
+		}
+	}
+	return files, nil
+}
+
+// Remove removes a file, or with "name@3" one version of it. It returns
+// [ErrBadName] or [ErrNotFound].
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	name, number, err := ParseRef(ref)
+	if err != nil {
+		return err
+	}
+	_, err = s.change(ctx, name, func(e *entry) error {
+		if e.find(number) == nil {
+			return missing(e, number)
+		}
+		var kept []Version
+		for _, v := range e.Versions {
+			if number != 0 && v.Version != number {
+				kept = append(kept, v)
+			}
+		}
+		e.Versions = kept
+		return nil
+	})
+	return err
+}
