@@ -29,7 +29,6 @@ const (
 const (
 	DefaultData      = "mnist"
 	DefaultTrainData = "mnist-train"
-	DefaultEpochs    = 8
 	DefaultSeed      = 1
 )
 
@@ -52,6 +51,15 @@ type JobDoc struct {
 
 // Archs lists the architectures that can be trained.
 func Archs() []string { return []string{"mlp", "cnn"} }
+
+// DefaultEpochs is the number of epochs that an architecture is trained for
+// when a document names none.
+func DefaultEpochs(arch string) int {
+	if arch == "cnn" {
+		return 10
+	}
+	return 20
+}
 
 // Training reports whether the document asks for a training run.
 func (d JobDoc) Training() bool { return d.Train != "" }
@@ -143,7 +151,7 @@ func parseTrain(fields map[string]json.RawMessage, d *JobDoc) error {
 	if d.Data, err = refField(fields, "data", DefaultTrainData); err != nil {
 		return err
 	}
-	if d.Epochs, err = intField(fields, "epochs", 1, MaxEpochs, DefaultEpochs); err != nil {
+	if d.Epochs, err = intField(fields, "epochs", 1, MaxEpochs, DefaultEpochs(d.Train)); err != nil {
 		return err
 	}
 	seed, err := intField(fields, "seed", 1, math.MaxInt32, DefaultSeed)

@@ -48,10 +48,13 @@ type BatchResult struct {
 
 // Trained describes a model that a training task made and stored.
 type Trained struct {
-	Model    string       `json:"model"`
-	Version  int          `json:"version"`
-	Digest   string       `json:"digest"`
+	Model   string `json:"model"`
+	Version int    `json:"version"`
+	Digest  string `json:"digest"`
+	// Accuracy is that of the last epoch on the training images, HeldOut that on
+	// the held-out set, 0 when there is none.
 	Accuracy float64      `json:"accuracy"`
+	HeldOut  float64      `json:"held_out,omitempty"`
 	Epochs   []EpochStats `json:"epochs"`
 }
 

@@ -34,6 +34,8 @@ type NodeStats struct {
 	Stats
 	// Tasks is the number of tasks whose result came from the node.
 	Tasks int64 `json:"tasks"`
+	// Raw is set in stored records only.
+	Raw *RawStats `json:"raw,omitempty"`
 }
 
 // JobStats are the statistics of a job.
@@ -54,4 +56,23 @@ type JobStats struct {
 	Started time.Time   `json:"started,omitzero"`
 	Last    time.Time   `json:"last_result,omitzero"`
 	Nodes   []NodeStats `json:"nodes"`
+}
+
+// RawStats are the sums behind a node's statistics. They are kept in the record
+// of an ended job so that statistics over several jobs merge exactly.
+type RawStats struct {
+	Labeled int64   `json:"labeled"`
+	Correct int64   `json:"correct"`
+	LossSum float64 `json:"loss_sum"`
+	// SumNs and SumSq are the sum of the batch times in nanoseconds and of
+	// their squares, the latter as a 128-bit number.
+	SumNs   uint64    `json:"sum_ns"`
+	SumSq   [2]uint64 `json:"sum_sq"`
+	MinNs   int64     `json:"min_ns"`
+	MaxNs   int64     `json:"max_ns"`
+	Batches int64     `json:"batches"`
+	Images  int64     `json:"images"`
+	Tasks   int64     `json:"tasks"`
+	// Times is the HdrHistogram of the batch times in its compressed V2 form.
+	Times []byte `json:"times"`
 }

@@ -1,0 +1,273 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker/wire"
+	"idunno/coordinator/sched"
+	"idunno/objectstore"
+)
+
+// resolved is what a document's names stand for at the moment.
+type resolved struct {
+	model, data objectstore.Version
+}
+
+// validate checks a document against the stored models and data sets. It
+// returns a *[wire.Error] when the document is at fault, and other errors when
+// the store can't be asked.
+func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, error) {
+	var r resolved
+	var err error
+	r.data, err = c.lookUp(ctx, "data", dataFile, doc.Data, wire.CodeUnknownData, dataHint(doc))
+	if err != nil {
+		return r, err
+	}
+	if doc.Training() {
+		return r, nil
+	}
+	r.model, err = c.lookUp(ctx, "model", modelFile, doc.Model, wire.CodeUnknownModel, "; `idunno model ls` lists them")
+	if err != nil {
+		return r, err
+	}
+	if batches := r.data.Parts; doc.To > batches {
+		field := "to"
+		if doc.From > batches {
+			field = "from"
+		}
+		return r, &wire.Error{Code: wire.CodeBadRange, Field: field,
+			Message: fmt.Sprintf("%s is beyond the end of data set %s; allowed: batches 1 to %d", field, doc.Data, batches)}
+	}
+	return r, nil
+}
+
+// Where models and data sets stand in the SDFS.
+const (
+	modelFile = "models/"
+	dataFile  = "data/"
+)
+
+func dataHint(doc wire.JobDoc) string {
+	if doc.Training() && doc.Data == wire.DefaultTrainData {
+		return "; get it with `idunno data fetch mnist`, or from files with `idunno data import mnist-train --idx DIR`"
+	}
+	return "; `idunno data ls` lists them"
+}
+
+func (c *coordinator) lookUp(ctx context.Context, field, folder, ref, code, hint string) (objectstore.Version, error) {
+	v, err := c.files.Resolve(ctx, folder+ref)
+	if err == nil {
+		return v, nil
+	}
+	if !errors.Is(err, objectstore.ErrNotFound) {
+		return v, fmt.Errorf("look up %s %s: %w", field, ref, err)
+	}
+	files, err := c.files.List(ctx, folder)
+	if err != nil {
+		return v, fmt.Errorf("look up %s %s: %w", field, ref, err)
+	}
+	names := "none is stored yet"
+	if len(files) > 0 {
+		list := make([]string, len(files))
+		for i, f := range files {
+			list[i] = strings.TrimPrefix(f.Name, folder)
+		}
+		names = strings.Join(list, ", ")
+	}
+	return v, &wire.Error{Code: code, Field: field,
+		Message: fmt.Sprintf("%s %q is not stored; allowed: %s%s", field, ref, names, hint)}
+}
+
+// followJobs admits the submissions that have no record yet, and then every new one.
+func (l *leader) followJobs(ctx context.Context) (stop func(), err error) {
+	stream, err := l.Broker.Jobs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open submissions: %w", err)
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.last + 1})
+	if err != nil {
+		return nil, fmt.Errorf("read submissions: %w", err)
+	}
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return
+		}
+		l.admitWhenPossible(ctx, meta.Sequence.Stream, meta.Timestamp, m.Data())
+	}, jetstream.PullMaxMessages(64))
+	if err != nil {
+		return nil, fmt.Errorf("read submissions: %w", err)
+	}
+	return consuming.Stop, nil
+}
+
+// admitWhenPossible admits a submission, again and again while the store is
+// away: an accepted job is never skipped.
+func (l *leader) admitWhenPossible(ctx context.Context, job uint64, at time.Time, p []byte) {
+	for ctx.Err() == nil {
+		rec, err := l.freeze(ctx, job, at, p)
+		if err == nil {
+			l.ask(ctx, func() { err = l.admit(ctx, rec) })
+		}
+		if err == nil || errors.Is(err, errFenced) {
+			return
+		}
+		l.Log.Warn("can't admit the job yet", "job", job, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// freeze makes the record of a submission: queued, or rejected with the reason.
+func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte) (*wire.JobRecord, error) {
+	rec := &wire.JobRecord{Schema: wire.Schema, Job: job, Submitted: at, State: wire.StateQueued}
+	reject := func(e *wire.Error) (*wire.JobRecord, error) {
+		rec.State, rec.Reason, rec.Ended = wire.StateRejected, e.Message, time.Now()
+		return rec, nil
+	}
+	doc, err := wire.ParseJobDoc(p)
+	var refusal *wire.Error
+	if errors.As(err, &refusal) {
+		return reject(refusal)
+	}
+	rec.Doc = doc
+	r, err := l.validate(ctx, doc)
+	if errors.As(err, &refusal) {
+		return reject(refusal)
+	}
+	if err != nil {
+		return nil, err
+	}
+	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
+	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
+	stream, err := l.Broker.Results(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open results: %w", err)
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read results: %w", err)
+	}
+	rec.ResultsFrom = info.State.LastSeq + 1
+	return rec, nil
+}
+
+// admit files a new record, in the loop.
+func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
+	if rec.Job <= l.last {
+		return nil // admitted before
+	}
+	if rec.State != wire.StateRejected {
+		rec.TaskSize = sched.TaskSize(rec.Batches(), l.batchTime[rec.ModelDigest], l.members.Slots())
+	}
+	if err := l.write(ctx, rec); err != nil {
+		return err
+	}
+	l.last = rec.Job
+	if rec.State == wire.StateRejected {
+		l.Log.Info("job rejected", "job", rec.Job, "reason", rec.Reason)
+		l.ended[rec.Job] = rec
+		return nil
+	}
+	l.Log.Info("job admitted", "job", rec.Job, "model", rec.Doc.Target(), "from", rec.Doc.From, "to", rec.Doc.To,
+		"batches_a_task", rec.TaskSize)
+	l.jobs[rec.Job] = sched.NewJob(rec, false)
+	l.queued = append(l.queued, rec.Job)
+	return nil
+}
+
+// settle brings queue and records in line with what is known: finished jobs are
+// closed, waiting ones started, tasks published.
+func (l *leader) settle(ctx context.Context) error {
+	if l.fatal != nil {
+		return l.fatal
+	}
+	for _, job := range slices.Clone(l.active) {
+		if j := l.jobs[job]; j.Finished() {
+			if err := l.finish(ctx, j); err != nil {
+				return err
+			}
+		}
+	}
+	for len(l.active) < maxActive && len(l.queued) > 0 {
+		if err := l.start(ctx, l.queued[0]); err != nil {
+			return err
+		}
+	}
+	for _, job := range l.active {
+		l.publish(ctx, l.jobs[job])
+	}
+	return nil
+}
+
+// start opens a queued job's task queue and makes it active.
+func (l *leader) start(ctx context.Context, job uint64) error {
+	j := l.jobs[job]
+	if err := l.Broker.OpenQueue(ctx, job); err != nil {
+		return err
+	}
+	j.Rec.State = wire.StateRunning
+	if err := l.write(ctx, j.Rec); err != nil {
+		j.Rec.State = wire.StateQueued
+		return err
+	}
+	l.queued = l.queued[1:]
+	l.active = append(l.active, job)
+	l.looked[job] = time.Now()
+	l.publish(ctx, j)
+	return l.writeTable(ctx)
+}
+
+// finish writes the final record of a job whose tasks all have results.
+func (l *leader) finish(ctx context.Context, j *sched.Job) error {
+	state, reason := j.Outcome()
+	return l.end(ctx, j, state, reason)
+}
+
+// end closes an active or queued job in the given state.
+func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason string) error {
+	now := time.Now()
+	rec := *j.Rec
+	rec.State, rec.Reason, rec.Ended, rec.Trained = state, reason, now, j.Trained()
+	if last := j.LastResult(); state != wire.StateCancelled && !last.IsZero() {
+		rec.Ended = last
+	}
+	shown := *j.Rec
+	*j.Rec = rec
+	summary, err := j.Summary(now)
+	*j.Rec = shown
+	if err != nil {
+		return err
+	}
+	rec.Summary = summary
+	if err := l.write(ctx, &rec); err != nil {
+		return err
+	}
+	job := rec.Job
+	l.ended[job] = &rec
+	l.learn(&rec)
+	delete(l.jobs, job)
+	delete(l.looked, job)
+	isJob := func(n uint64) bool { return n == job }
+	l.active = slices.DeleteFunc(l.active, isJob)
+	l.queued = slices.DeleteFunc(l.queued, isJob)
+	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)
+	if err := l.writeTable(ctx); err != nil {
+		return err
+	}
+	return l.Broker.CloseQueue(ctx, job)
+}
+
+// wakeWorkers tells the workers that there is something to pull. A lost
+// connection loses the call, and the workers look by themselves soon after.
+func (l *leader) wakeWorkers() { _ = l.Broker.Wake() }

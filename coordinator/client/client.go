@@ -1,0 +1,236 @@
+// Package client is the Go API of a cluster: submit jobs, watch them, read their
+// results, cancel them. It speaks to whichever coordinator leads, and to the
+// streams directly for what outlives coordinators. It starts no role and prints
+// nothing.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+)
+
+var (
+	// ErrNoCoordinator is returned when no coordinator answers.
+	ErrNoCoordinator = errors.New("no coordinator answers: start one with `idunno coordinator`")
+)
+
+const (
+	// askWait bounds one request; retryWait how long a request that nobody
+	// answers is repeated, long enough for a standby to take over.
+	askWait   = 5 * time.Second
+	retryWait = 4 * time.Second
+	retryGap  = 100 * time.Millisecond
+	pollEvery = 200 * time.Millisecond
+)
+
+// Client talks to a cluster.
+type Client struct {
+	b *broker.Broker
+}
+
+// New returns a client on a connection, which stays the caller's.
+func New(b *broker.Broker) *Client { return &Client{b: b} }
+
+// ask sends a request and decodes the answer, again while nobody answers.
+func (c *Client) ask(ctx context.Context, subject string, body []byte, reply any) error {
+	deadline := time.Now().Add(retryWait)
+	for {
+		within, cancel := context.WithTimeout(ctx, askWait)
+		msg, err := c.b.NC.RequestWithContext(within, subject, body)
+		cancel()
+		if err == nil {
+			if err := json.Unmarshal(msg.Data, reply); err != nil {
+				return fmt.Errorf("decode the coordinator's answer: %w", err)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("ask the coordinator: %w", err)
+		}
+		if time.Now().After(deadline) {
+			return ErrNoCoordinator
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(retryGap):
+		}
+	}
+}
+
+// askJob is ask with a job request.
+func (c *Client) askJob(ctx context.Context, subject string, req wire.JobRequest, reply any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return c.ask(ctx, subject, body, reply)
+}
+
+// Submitted is the outcome of a submission.
+type Submitted struct {
+	Job uint64
+	// Stored says that no coordinator answered: the document is kept, and is
+	// checked when one comes.
+	Stored bool
+}
+
+// Submit hands in a job document. It returns a *[wire.Error] when the document
+// is refused. When no coordinator answers, the document is stored all the same.
+func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
+	var reply wire.SubmitReply
+	err := c.ask(ctx, broker.SubjectSubmit, doc, &reply)
+	if errors.Is(err, ErrNoCoordinator) {
+		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc)
+		if err != nil {
+			return Submitted{}, fmt.Errorf("store the job: %w", err)
+		}
+		return Submitted{Job: ack.Sequence, Stored: true}, nil
+	}
+	if err != nil {
+		return Submitted{}, err
+	}
+	if reply.Error != nil {
+		return Submitted{}, reply.Error
+	}
+	return Submitted{Job: reply.Job}, nil
+}
+
+// Job describes a job. It returns a *[wire.Error] with code no_such_job, or
+// [ErrNoCoordinator].
+func (c *Client) Job(ctx context.Context, job uint64) (*wire.JobReply, error) {
+	var reply wire.JobReply
+	if err := c.askJob(ctx, broker.SubjectJob, wire.JobRequest{Job: job}, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// Jobs lists jobs below before, newest first; before 0 starts at the newest,
+// limit 0 means as many as a page holds.
+func (c *Client) Jobs(ctx context.Context, before uint64, limit int) (*wire.JobsReply, error) {
+	var reply wire.JobsReply
+	if err := c.askJob(ctx, broker.SubjectList, wire.JobRequest{Before: before, Limit: limit}, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// Stats returns the statistics of a job, or of all jobs when job is 0.
+func (c *Client) Stats(ctx context.Context, job uint64) (*wire.StatsReply, error) {
+	var reply wire.StatsReply
+	if err := c.askJob(ctx, broker.SubjectStats, wire.JobRequest{Job: job}, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// Nodes returns the membership list.
+func (c *Client) Nodes(ctx context.Context) (*wire.NodesReply, error) {
+	var reply wire.NodesReply
+	if err := c.ask(ctx, broker.SubjectNodes, nil, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// Cancel stops a job. Cancelling a job that has ended returns a *[wire.Error]
+// with code job_ended.
+func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error) {
+	var reply wire.JobReply
+	if err := c.askJob(ctx, broker.SubjectCancel, wire.JobRequest{Job: job}, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// Wait returns when the job has ended. Until then it calls fn about five times a
+// second with where the job stands; fn may be nil. A coordinator that changes
+// meanwhile goes unnoticed; a job that is stored but not admitted yet is waited for.
+func (c *Client) Wait(ctx context.Context, job uint64, fn func(*wire.JobStats)) (*wire.JobStats, error) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		reply, err := c.Job(ctx, job)
+		var refusal *wire.Error
+		switch {
+		case errors.As(err, &refusal) && (refusal.Code == wire.CodeNoSuchJob || refusal.Code == wire.CodeUnavailable):
+			// Accepted, but its record isn't written yet.
+		case errors.Is(err, ErrNoCoordinator):
+			// The job goes on without one; so do we.
+		case err != nil:
+			return nil, err
+		default:
+			if fn != nil {
+				fn(reply.Stats)
+			}
+			if reply.Record.State.Ended() {
+				return reply.Stats, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// Results calls fn for every stored result of a job, in the order of completion.
+func (c *Client) Results(ctx context.Context, job uint64, fn func(*wire.Result) error) error {
+	return c.b.ReadResults(ctx, job, func(p []byte) (bool, error) {
+		r, err := wire.ParseResult(p)
+		if err != nil {
+			return false, err
+		}
+		return true, fn(r)
+	})
+}
+
+// Progress calls fn with a training job's progress until ctx ends.
+func (c *Client) Progress(ctx context.Context, job uint64, fn func(*wire.Progress)) error {
+	sub, err := c.b.NC.SubscribeSync(broker.SubjectProgress(job))
+	if err != nil {
+		return fmt.Errorf("follow job %d: %w", job, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("follow job %d: %w", job, err)
+		}
+		var p wire.Progress
+		if json.Unmarshal(msg.Data, &p) == nil {
+			fn(&p)
+		}
+	}
+}

@@ -1,0 +1,120 @@
+// Package lease lets one of several coordinators lead at a time. The lease is a
+// key in a bucket whose entries expire; it is taken by creating the key and kept
+// by updating it at the revision last written, so leadership is decided by the
+// server's compare-and-set alone and never by a read.
+//
+//	          create ok                     update refused, or
+//	standby ─────────────> leading ──────── no update for TTL ──> standby
+//	   ^  create refused      │
+//	   └──────────────────────┘ lead returned: key deleted
+//
+// A leader trusts its lease until TTL after it *began* its last successful
+// update: the entry can't expire before that, because the server received the
+// update later. When the update fails by time-out the leader keeps trying until
+// that moment and then stops leading by itself, so with clocks that run equally
+// fast two leaders never overlap. A frozen process that wakes up too late is
+// fenced by the epoch: every record it would write has been rewritten at a
+// higher revision by its successor, and its compare-and-set fails.
+//
+//	failure                        what happens
+//	leader killed                  entry expires after TTL, a standby creates it
+//	leader stops in order          key deleted, a standby creates it within Poll
+//	leader frozen beyond TTL       its next update is refused; its writes are fenced
+//	server unreachable             leader steps down after TTL, all stand by
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrLost is the cause of a leading context's end when the lease was lost.
+var ErrLost = errors.New("coordinator lease lost")
+
+// Config names the lease.
+type Config struct {
+	// Bucket holds the key; its entries expire after TTL.
+	Bucket jetstream.KeyValue
+	// Key of the lease.
+	Key string
+	// Holder is who we are, for people to read.
+	Holder string
+	// TTL of the bucket.
+	TTL time.Duration
+	// Poll is the pause between attempts to take the lease; default TTL/20.
+	Poll time.Duration
+}
+
+// Run takes the lease whenever it is free and calls lead while it holds it, with
+// an epoch that grows from leader to leader. It returns when ctx ends, after
+// lead has returned, or with lead's error when it fails while leading.
+func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch uint64) error) error {
+	if cfg.Poll <= 0 {
+		cfg.Poll = cfg.TTL / 20
+	}
+	for {
+		began := time.Now()
+		rev, err := cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
+		if err == nil {
+			err = cfg.hold(ctx, rev, began, lead)
+			if err != nil && !errors.Is(err, ErrLost) && ctx.Err() == nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(cfg.Poll):
+		}
+	}
+}
+
+// hold leads until the lease is lost, lead returns or ctx ends.
+func (cfg Config) hold(ctx context.Context, rev uint64, began time.Time, lead func(context.Context, uint64) error) error {
+	leading, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	epoch := rev
+	go func() { done <- lead(leading, epoch) }()
+
+	expires := began.Add(cfg.TTL)
+	tick := time.NewTicker(cfg.TTL / 5)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			cfg.release(ctx, rev)
+			return err
+		case <-tick.C:
+		}
+		began := time.Now()
+		next, err := cfg.renew(leading, rev, expires)
+		switch {
+		case err == nil:
+			rev, expires = next, began.Add(cfg.TTL)
+		case ctx.Err() != nil:
+			// lead sees the end of its context; wait for it above.
+		case errors.Is(err, jetstream.ErrKeyRevisionMismatch) || !time.Now().Before(expires):
+			cancel(fmt.Errorf("%w: %v", ErrLost, err))
+			<-done
+			return ErrLost
+		}
+	}
+}
+
+func (cfg Config) renew(ctx context.Context, rev uint64, expires time.Time) (uint64, error) {
+	ctx, cancel := context.WithDeadline(ctx, expires)
+	defer cancel()
+	return cfg.Bucket.Update(ctx, cfg.Key, []byte(cfg.Holder), rev)
+}
+
+// release gives the lease up so that a standby need not wait for its end.
+func (cfg Config) release(ctx context.Context, rev uint64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.TTL)
+	defer cancel()
+	_ = cfg.Bucket.Delete(ctx, cfg.Key, jetstream.LastRevision(rev))
+}

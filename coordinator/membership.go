@@ -1,0 +1,66 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+)
+
+// pingWait bounds the wait for an answer to a ping. That there is nobody to
+// answer is known long before.
+const pingWait = time.Second
+
+// observe takes in a heartbeat.
+func (l *leader) observe(ctx context.Context, p []byte) {
+	h, err := wire.ParseHeartbeat(p)
+	if err != nil {
+		l.Log.Warn("unreadable heartbeat", "error", err)
+		return
+	}
+	l.do(ctx, func() { l.release(l.members.Observe(h, time.Now())) })
+}
+
+// tickMembers finds silent nodes, asks them, and releases what dead ones held.
+func (l *leader) tickMembers(ctx context.Context, now time.Time) {
+	ask, orphans := l.members.Tick(now)
+	l.release(orphans)
+	for _, name := range ask {
+		go l.ping(ctx, name)
+	}
+}
+
+// ping asks a silent node whether it lives. "No responders" comes from the
+// server at once and means that the node's connection is closed.
+func (l *leader) ping(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, pingWait)
+	defer cancel()
+	reply, err := l.Broker.NC.RequestWithContext(ctx, broker.SubjectPing(name), nil)
+	switch {
+	case err == nil:
+		l.observe(ctx, reply.Data)
+	case errors.Is(err, nats.ErrNoResponders):
+		l.do(ctx, func() {
+			if orphans := l.members.Gone(name, time.Now()); orphans != nil {
+				l.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
+				l.release(orphans)
+			}
+		})
+	}
+}
+
+// release hands the tasks of a dead node back to the queue, so that they are
+// delivered to another node at once instead of after [broker.AckWait].
+func (l *leader) release(orphans []wire.InFlight) {
+	if len(orphans) == 0 {
+		return
+	}
+	for _, o := range orphans {
+		_ = l.Broker.NC.Publish(o.Reply, []byte(broker.Nak))
+	}
+	l.wakeWorkers()
+}

@@ -1,0 +1,112 @@
+package coordinator
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
+	"idunno/coordinator/sched"
+)
+
+// publishWait bounds the wait for the queue's answer to a published task.
+const publishWait = 5 * time.Second
+
+// publish puts the job's next tasks into the queue. Answers are awaited aside;
+// tasks that did not get in are published again.
+func (l *leader) publish(ctx context.Context, j *sched.Job) {
+	tasks := j.Next(sched.Window)
+	if len(tasks) == 0 {
+		return
+	}
+	job := j.Rec.Job
+	futures := make(map[int]jetstream.PubAckFuture, len(tasks))
+	var refused []int
+	for _, t := range tasks {
+		future, err := l.Broker.PublishTask(job, t.Task, t.Marshal())
+		if err != nil {
+			refused = append(refused, t.Task)
+			continue
+		}
+		futures[t.Task] = future
+	}
+	l.wakeWorkers()
+	go l.awaitPublished(ctx, job, futures, refused)
+}
+
+func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]jetstream.PubAckFuture, refused []int) {
+	ctx, cancel := context.WithTimeout(ctx, publishWait)
+	defer cancel()
+	for task, future := range futures {
+		select {
+		case <-future.Ok():
+		case err := <-future.Err():
+			// A task that is queued already is where it belongs.
+			if !broker.IsExists(err) {
+				refused = append(refused, task)
+			}
+		case <-ctx.Done():
+			refused = append(refused, task)
+		}
+	}
+	l.wakeWorkers()
+	if len(refused) == 0 {
+		return
+	}
+	// Not at once: whatever refused them needs a moment.
+	select {
+	case <-ctx.Done():
+	case <-time.After(200 * time.Millisecond):
+	}
+	l.do(context.WithoutCancel(ctx), func() {
+		if j := l.jobs[job]; j != nil {
+			l.Log.Warn("publishing tasks again", "job", job, "tasks", len(refused))
+			j.Again(refused...)
+		}
+	})
+}
+
+// watch looks after jobs that make no progress: when the queue holds fewer tasks
+// than it should, it lost them (its memory went with a server), and the tasks
+// without a result are published again. The queue refuses those it still has.
+func (l *leader) watch(ctx context.Context, now time.Time) error {
+	for _, job := range l.active {
+		j := l.jobs[job]
+		if now.Sub(j.LastResult()) < stalledAfter || now.Sub(l.looked[job]) < stalledAfter {
+			continue
+		}
+		l.looked[job] = now
+		depth, err := l.Broker.QueueDepth(ctx, job)
+		if err == nil && depth >= j.Outstanding() {
+			continue
+		}
+		l.Log.Warn("task queue lost tasks: filling it again", "job", job, "queued", depth, "expected", j.Outstanding(), "error", err)
+		if err := l.republish(ctx, j); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refill makes sure after a reconnection that queues exist and are full.
+func (l *leader) refill(ctx context.Context) error {
+	if err := l.Broker.Ensure(ctx); err != nil {
+		return err
+	}
+	for _, job := range l.active {
+		if err := l.republish(ctx, l.jobs[job]); err != nil {
+			return err
+		}
+	}
+	return l.settle(ctx)
+}
+
+func (l *leader) republish(ctx context.Context, j *sched.Job) error {
+	if err := l.Broker.OpenQueue(ctx, j.Rec.Job); err != nil {
+		return err
+	}
+	j.Again(j.Unfinished()...)
+	l.publish(ctx, j)
+	return nil
+}

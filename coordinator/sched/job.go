@@ -1,0 +1,235 @@
+package sched
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"idunno/broker/wire"
+)
+
+// Window is how many tasks of a job are published and unfinished at most: far
+// more than 10 s of work for a cluster of hundreds of nodes, so that running
+// jobs outlive a coordinator, and little enough that memory does not grow with a
+// job's length.
+const Window = 4096
+
+// Job is a job's progress: its record and the results folded so far.
+type Job struct {
+	Rec  *wire.JobRecord
+	done bitset
+	// next is the first task never published by this coordinator; again are
+	// tasks to publish once more.
+	next      int
+	again     []int
+	finished  int
+	failed    int
+	lastError string
+	trained   *wire.Trained
+	nodes     map[string]*nodeShare
+	window    window
+	first     time.Time
+	last      time.Time
+	// Check is set for tasks that an earlier coordinator may have published.
+	check bool
+}
+
+type nodeShare struct {
+	tally  *Tally
+	window window
+}
+
+// NewJob returns the progress of a job without results. With resumed set, its
+// tasks may have been carried out already and are marked so.
+func NewJob(rec *wire.JobRecord, resumed bool) *Job {
+	return &Job{Rec: rec, done: newBitset(rec.Tasks() + 1), next: 1, nodes: make(map[string]*nodeShare), check: resumed}
+}
+
+// Fold takes a result into account and reports whether it was new. A second
+// result of a task, or one that isn't the job's, changes nothing. at is when the
+// result was stored.
+func (j *Job) Fold(r *wire.Result, at time.Time) bool {
+	if r.Job != j.Rec.Job || r.Task < 1 || r.Task > j.Rec.Tasks() || j.done.has(r.Task) {
+		return false
+	}
+	want := Task(j.Rec, r.Task)
+	if r.From != want.From || r.To != want.To {
+		return false
+	}
+	j.done.set(r.Task)
+	j.finished++
+	if j.first.IsZero() || r.Started.Before(j.first) {
+		j.first = r.Started
+	}
+	if at.After(j.last) {
+		j.last = at
+	}
+	if r.Error != "" {
+		j.failed += max(r.To-r.From+1, 1)
+		j.lastError = r.Error
+		return true
+	}
+	j.trained = r.Trained
+	share := j.nodes[r.Node]
+	if share == nil {
+		share = &nodeShare{tally: NewTally()}
+		j.nodes[r.Node] = share
+	}
+	var images int64
+	for i := range r.Batches {
+		share.tally.Batch(&r.Batches[i])
+		images += int64(r.Batches[i].Images)
+	}
+	share.tally.raw.Tasks++
+	share.window.add(at, int64(len(r.Batches)), images)
+	j.window.add(at, int64(len(r.Batches)), images)
+	return true
+}
+
+// Next returns the tasks to publish now, at most limit, so that [Window] tasks
+// are published and unfinished. They count as published from then on.
+func (j *Job) Next(limit int) []*wire.Task {
+	var tasks []*wire.Task
+	for len(j.again) > 0 && len(tasks) < limit {
+		n := j.again[0]
+		j.again = j.again[1:]
+		if !j.done.has(n) {
+			t := Task(j.Rec, n)
+			t.Check = true
+			tasks = append(tasks, t)
+		}
+	}
+	for j.next <= j.Rec.Tasks() && j.Outstanding() < Window && len(tasks) < limit {
+		if !j.done.has(j.next) {
+			t := Task(j.Rec, j.next)
+			t.Check = j.check
+			tasks = append(tasks, t)
+		}
+		j.next++
+	}
+	return tasks
+}
+
+// Again has tasks published once more: the queue lost them, or never got them.
+func (j *Job) Again(tasks ...int) {
+	j.again = append(j.again, tasks...)
+}
+
+// Unfinished lists the published tasks without a result.
+func (j *Job) Unfinished() []int {
+	var tasks []int
+	for n := 1; n < j.next; n++ {
+		if !j.done.has(n) {
+			tasks = append(tasks, n)
+		}
+	}
+	return tasks
+}
+
+// Outstanding is the number of published tasks without a result.
+func (j *Job) Outstanding() int {
+	return j.next - 1 - j.done.below(j.next)
+}
+
+// Done reports whether a task has a result.
+func (j *Job) Done(task int) bool { return j.done.has(task) }
+
+// Finished reports whether every task has a result.
+func (j *Job) Finished() bool { return j.finished == j.Rec.Tasks() }
+
+// Outcome is the state that a finished job ends in, and why.
+func (j *Job) Outcome() (wire.State, string) {
+	if j.failed > 0 {
+		return wire.StateDoneWithFailures, j.lastError
+	}
+	return wire.StateDone, ""
+}
+
+// Trained is the model that a training job stored, or nil.
+func (j *Job) Trained() *wire.Trained { return j.trained }
+
+// LastResult is when the job's last result was stored, zero before the first.
+func (j *Job) LastResult() time.Time { return j.last }
+
+// Stats computes the job's statistics.
+func (j *Job) Stats(now time.Time) *wire.JobStats {
+	s := Describe(j.Rec)
+	s.Failed, s.Started, s.Last = j.failed, j.first, j.last
+	if s.Reason == "" {
+		s.Reason = j.lastError
+	}
+	total := NewTally()
+	for _, name := range sortedKeys(j.nodes) {
+		share := j.nodes[name]
+		total.Merge(share.tally)
+		ns := wire.NodeStats{Node: name, Stats: share.tally.Stats(), Tasks: share.tally.raw.Tasks}
+		ns.BatchRate, ns.Rate = share.window.rate(now, j.first)
+		ns.ImagesPerSecond = overall(ns.Images, j.first, j.last)
+		s.Nodes = append(s.Nodes, ns)
+	}
+	s.Stats = total.Stats()
+	s.BatchRate, s.Rate = j.window.rate(now, j.first)
+	s.ImagesPerSecond = overall(s.Images, j.first, j.last)
+	return s
+}
+
+// Summary is [Job.Stats] with the sums that later merges need, for the record.
+func (j *Job) Summary(now time.Time) (*wire.JobStats, error) {
+	s := j.Stats(now)
+	for i := range s.Nodes {
+		raw, err := j.nodes[s.Nodes[i].Node].tally.Raw()
+		if err != nil {
+			return nil, err
+		}
+		s.Nodes[i].Raw = raw
+		s.Nodes[i].Rate, s.Nodes[i].BatchRate = 0, 0
+	}
+	s.Rate, s.BatchRate = 0, 0
+	return s, nil
+}
+
+// BatchTime is the mean processing time of the job's batches so far, 0 when
+// there are none.
+func (j *Job) BatchTime() time.Duration {
+	var ns uint64
+	var n int64
+	for _, share := range j.nodes {
+		ns += share.tally.raw.SumNs
+		n += share.tally.raw.Batches
+	}
+	if n == 0 {
+		return 0
+	}
+	return time.Duration(ns / uint64(n))
+}
+
+// Tallies gives the per-node sums, to be merged over jobs. They must not be changed.
+func (j *Job) Tallies() map[string]*Tally {
+	m := make(map[string]*Tally, len(j.nodes))
+	for name, share := range j.nodes {
+		m[name] = share.tally
+	}
+	return m
+}
+
+// Describe is what a record tells of a job without any results.
+func Describe(rec *wire.JobRecord) *wire.JobStats {
+	return &wire.JobStats{Job: rec.Job, Model: rec.Doc.Model, Data: rec.Doc.Data, From: rec.Doc.From, To: rec.Doc.To,
+		Train: rec.Doc.Train, State: rec.State, Reason: rec.Reason, Total: rec.Batches(), Nodes: []wire.NodeStats{}}
+}
+
+func overall(images int64, from, to time.Time) float64 {
+	if d := to.Sub(from).Seconds(); d > 0 {
+		return float64(images) / d
+	}
+	return 0
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, strings.Compare)
+	return keys
+}

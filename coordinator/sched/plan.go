@@ -1,0 +1,48 @@
+package sched
+
+import (
+	"time"
+
+	"idunno/broker/wire"
+)
+
+const (
+	// targetTask is the work in a task: long enough that its bookkeeping does
+	// not count, short enough that a new job starts soon and little is lost
+	// with a node.
+	targetTask = 75 * time.Millisecond
+	// tasksPerSlot is how many tasks a slot should get at least, so that the
+	// nodes finish a job at about the same time.
+	tasksPerSlot = 4
+	// maxTaskSize keeps a task's result within one message, whatever its time:
+	// an image takes 16 bytes there.
+	maxTaskSize = 16
+)
+
+// TaskSize is the number of batches to put into a task: about [targetTask] of
+// work for a model whose batches take batchTime (0: not known yet, so 1), and at
+// least [tasksPerSlot] tasks for each of the cluster's slots.
+func TaskSize(batches int, batchTime time.Duration, slots int) int {
+	size := 1
+	if batchTime > 0 {
+		size = int(targetTask / batchTime)
+	}
+	if share := batches / (tasksPerSlot * max(slots, 1)); size > share {
+		size = share
+	}
+	return min(max(size, 1), maxTaskSize)
+}
+
+// Task is task number n of a job, counted from 1 to [wire.JobRecord.Tasks]: a
+// pure function of the frozen record.
+func Task(rec *wire.JobRecord, n int) *wire.Task {
+	t := &wire.Task{Schema: wire.Schema, Job: rec.Job, Task: n, Model: rec.Doc.Target(),
+		ModelDigest: rec.ModelDigest, DataDigest: rec.DataDigest}
+	if rec.Doc.Training() {
+		t.Train, t.Epochs, t.Seed = rec.Doc.Train, rec.Doc.Epochs, rec.Doc.Seed
+		return t
+	}
+	t.From = rec.Doc.From + (n-1)*rec.TaskSize
+	t.To = min(t.From+rec.TaskSize-1, rec.Doc.To)
+	return t
+}

@@ -1,0 +1,108 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+)
+
+// held is a task in hand: pulled, not yet acknowledged or handed back.
+type held struct {
+	msg     jetstream.Msg
+	task    *wire.Task
+	attempt int
+	// ctx ends when the task is to be dropped: its job is over, or the worker stops.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// batches brings the task's data, fetched ahead.
+	batches chan fetched
+}
+
+// hand is the set of tasks in hand. It is what heartbeats report, so that the
+// coordinator can hand them back when this worker dies.
+type hand struct {
+	mu       sync.Mutex
+	tasks    map[*held]struct{}
+	draining bool
+	// changed asks for a heartbeat.
+	changed chan struct{}
+}
+
+func newHand() *hand {
+	return &hand{tasks: make(map[*held]struct{}), changed: make(chan struct{}, 1)}
+}
+
+func (h *hand) add(t *held) {
+	h.mu.Lock()
+	h.tasks[t] = struct{}{}
+	h.mu.Unlock()
+	h.tell()
+}
+
+func (h *hand) remove(t *held) {
+	t.cancel()
+	h.mu.Lock()
+	delete(h.tasks, t)
+	h.mu.Unlock()
+	h.tell()
+}
+
+func (h *hand) setDraining() {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	h.tell()
+}
+
+func (h *hand) tell() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hand) list() (tasks []wire.InFlight, draining bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t := range h.tasks {
+		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply()})
+	}
+	return tasks, h.draining
+}
+
+// dropExcept cancels the tasks of jobs that are no longer active.
+func (h *hand) dropExcept(active map[uint64]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t := range h.tasks {
+		if !active[t.task.Job] {
+			t.cancel()
+		}
+	}
+}
+
+// keepAlive tells the queue that the tasks in hand are being worked on, so that
+// a long task isn't delivered again. It stops with the process, not before: a
+// dead worker's silence is what the ack wait listens for.
+func (h *hand) keepAlive(ctx context.Context) {
+	tick := time.NewTicker(broker.AckWait / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		for t := range h.tasks {
+			// A failure means that the connection is away; the next tick tries again.
+			_ = t.msg.InProgress()
+		}
+		h.mu.Unlock()
+	}
+}

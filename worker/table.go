@@ -1,0 +1,180 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+)
+
+// table is the list of jobs that have work, as the coordinator keeps it, with
+// each job's place in the order of service.
+//
+// Jobs are served by stride scheduling (Waldspurger and Weihl, 1995): each has a
+// pass that grows with the batches pulled for it, and the lowest pass is served
+// next. So all running jobs progress at the same rate of batches whatever their
+// models cost. A new job starts at the lowest pass there is: it gets its share
+// at once and no more.
+type table struct {
+	mu   sync.Mutex
+	jobs map[uint64]*entry
+	// wake says that there may be something to pull.
+	wake chan struct{}
+}
+
+type entry struct {
+	pass  float64
+	train bool
+	// empty is set while the queue had nothing when last asked.
+	empty bool
+	queue jetstream.Consumer
+}
+
+func newTable() *table {
+	return &table{jobs: make(map[uint64]*entry), wake: make(chan struct{}, 1)}
+}
+
+// follow keeps the table up to date until ctx ends.
+func (t *table) follow(ctx context.Context, b *broker.Broker, h *hand) error {
+	calls, err := b.NC.Subscribe(broker.SubjectWake, func(*nats.Msg) { t.stir() })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = calls.Unsubscribe() }()
+	for ctx.Err() == nil {
+		// A watch can end with a lost server; a new one starts from the current value.
+		if err := t.watch(ctx, b, h); err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+func (t *table) watch(ctx context.Context, b *broker.Broker, h *hand) error {
+	state, err := b.State(ctx)
+	if err != nil {
+		return err
+	}
+	watch, err := state.Watch(ctx, broker.KeyActive)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = watch.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case value, ok := <-watch.Updates():
+			if !ok {
+				return nil
+			}
+			if value == nil {
+				continue
+			}
+			var active wire.ActiveJobs
+			if err := json.Unmarshal(value.Value(), &active); err != nil {
+				continue
+			}
+			h.dropExcept(t.update(active.Jobs))
+			t.stir()
+		}
+	}
+}
+
+// update replaces the list and returns the active jobs as a set.
+func (t *table) update(jobs []wire.ActiveJob) map[uint64]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lowest, any := 0.0, false
+	for _, e := range t.jobs {
+		if !any || e.pass < lowest {
+			lowest, any = e.pass, true
+		}
+	}
+	active := make(map[uint64]bool, len(jobs))
+	for _, j := range jobs {
+		active[j.Job] = true
+		if t.jobs[j.Job] == nil {
+			t.jobs[j.Job] = &entry{pass: lowest, train: j.Train}
+		}
+	}
+	for job := range t.jobs {
+		if !active[job] {
+			delete(t.jobs, job)
+		}
+	}
+	return active
+}
+
+// stir marks every queue as worth asking and wakes whoever waits.
+func (t *table) stir() {
+	t.mu.Lock()
+	for _, e := range t.jobs {
+		e.empty = false
+	}
+	t.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pick returns the job to serve next and its queue when it is open already;
+// false when no job is worth asking.
+func (t *table) pick() (job uint64, queue jetstream.Consumer, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var best *entry
+	for n, e := range t.jobs {
+		if e.empty {
+			continue
+		}
+		if best == nil || e.pass < best.pass || (e.pass == best.pass && n < job) {
+			job, best = n, e
+		}
+	}
+	if best == nil {
+		return 0, nil, false
+	}
+	return job, best.queue, true
+}
+
+// opened remembers a job's queue.
+func (t *table) opened(job uint64, queue jetstream.Consumer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.jobs[job]; e != nil {
+		e.queue = queue
+	}
+}
+
+// exhausted sets a job aside until something stirs. With broken set its queue is
+// opened anew then.
+func (t *table) exhausted(job uint64, broken bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.jobs[job]; e != nil {
+		e.empty = true
+		if broken {
+			e.queue = nil
+		}
+	}
+}
+
+// served advances a job's pass by the batches pulled for it.
+func (t *table) served(job uint64, batches int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.jobs[job]; e != nil {
+		e.pass += float64(batches)
+	}
+}

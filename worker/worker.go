@@ -1,0 +1,164 @@
+// Package worker carries out tasks: it pulls them from the queues of the active
+// jobs, fetches the next one's data while it computes, stores the result and
+// then acknowledges the task.
+//
+//	pull ──> fetch batches ──> slot computes ──> store result, first wins ──> ack
+//	  ^                            │
+//	  └── a token for each task in hand: one computing and one ready a slot
+//
+// The order of the last two steps is what makes results exactly-once: a task
+// without a stored result is never acknowledged, so it is delivered again when
+// its worker dies, and a second result of a task is refused by the stream.
+//
+//	failure                             what happens
+//	killed while computing              coordinator hands its tasks back at once; the ack wait is the backstop
+//	killed between result and ack       the next worker finds the result and acknowledges
+//	frozen, then awake                  its late result is refused; the first stands
+//	connection lost                     computing goes on, the result is stored after the reconnection
+//	task fails                          handed back with a growing delay; after maxAttempts its error becomes its result
+//	told to stop                        what it computes is finished if that is quick, the rest is handed back
+//
+// A slot is one goroutine and computes single-threaded; there are as many as
+// cores by default. The worker decides nothing about other nodes.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+	"idunno/objectstore"
+)
+
+// Config says what a worker is. Broker, Name and CacheDir are required.
+type Config struct {
+	Broker *broker.Broker
+	// Name of the node, unique in the cluster.
+	Name string
+	// Slots is the number of tasks computed at a time; default: one a core.
+	Slots int
+	// CacheDir keeps models and batches by digest; workers may share it.
+	CacheDir string
+	// CacheBytes limits the cache; default 4 GiB.
+	CacheBytes int64
+	// Version of the program and Address of the machine, for the membership list.
+	Version, Address string
+	// Status is given a line a second while the worker is busy; may be nil.
+	Status func(line string)
+	// Log is told what happens; default: nothing is logged.
+	Log *slog.Logger
+}
+
+const (
+	defaultCache = 4 << 30
+	// drainGrace is how long a task that is being computed may go on after the
+	// worker has been told to stop.
+	drainGrace = 5 * time.Second
+)
+
+// Run works until ctx ends, then drains: tasks being computed are finished
+// within a grace period, all others handed back. It returns nil after a drain.
+func Run(ctx context.Context, cfg Config) error {
+	w, err := newWorker(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	// Computing outlives ctx by the grace period.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	defer context.AfterFunc(ctx, func() {
+		w.drain()
+		time.AfterFunc(drainGrace, stopWork)
+	})()
+
+	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
+	announced := make(chan error, 1)
+	go func() { announced <- broker.Announce(announce, cfg.Broker.NC, w.hand.changed, w.heartbeat) }()
+
+	background, stopBackground := context.WithCancel(work)
+	var aside errgroup.Group
+	aside.Go(func() error { return w.table.follow(background, cfg.Broker, w.hand) })
+	aside.Go(func() error { w.hand.keepAlive(background); return nil })
+	aside.Go(func() error { w.status.run(background, cfg.Status); return nil })
+
+	group, pulling := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.pull(pulling, work) })
+	for range w.Slots {
+		group.Go(func() error { w.slot(work); return nil })
+	}
+	err = group.Wait()
+	w.storing.Wait()
+	stopBackground()
+	err = errors.Join(err, aside.Wait())
+	stopAnnounce()
+	return errors.Join(err, <-announced)
+}
+
+func newWorker(ctx context.Context, cfg Config) (*worker, error) {
+	if !wire.ValidNodeName(cfg.Name) {
+		return nil, fmt.Errorf("worker name %q: use letters, digits, - and _ (at most 64)", cfg.Name)
+	}
+	if cfg.Slots < 0 {
+		return nil, fmt.Errorf("%d slots: at least 1 is needed", cfg.Slots)
+	}
+	if cfg.Slots == 0 {
+		cfg.Slots = runtime.NumCPU()
+	}
+	if cfg.CacheBytes <= 0 {
+		cfg.CacheBytes = defaultCache
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := cfg.Broker.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	objects, index, err := cfg.Broker.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files := objectstore.Open(objects, index)
+	cache, err := objectstore.OpenCache(files, cfg.CacheDir, cfg.CacheBytes)
+	if err != nil {
+		return nil, fmt.Errorf("open the cache: %w", err)
+	}
+	return &worker{Config: cfg, files: files, library: newLibrary(cache), hand: newHand(), table: newTable(), status: newStatus(),
+		ready: make(chan *held), started: time.Now()}, nil
+}
+
+// worker is a running worker.
+type worker struct {
+	Config
+	files   *objectstore.Store
+	library *library
+	hand    *hand
+	table   *table
+	status  *status
+	// ready passes tasks whose data is on its way to the slots.
+	ready   chan *held
+	storing sync.WaitGroup
+	started time.Time
+}
+
+// drain tells the coordinator that the worker takes no more tasks.
+func (w *worker) drain() {
+	w.Log.Info("draining")
+	w.hand.setDraining()
+}
+
+func (w *worker) heartbeat() wire.Heartbeat {
+	inFlight, draining := w.hand.list()
+	batches, images := w.status.totals()
+	return wire.Heartbeat{Schema: wire.Schema, Node: w.Name, Role: wire.RoleWorker, Incarnation: w.started.UnixNano(),
+		Version: w.Version, Address: w.Address, PID: os.Getpid(), Cores: runtime.NumCPU(), Slots: w.Slots,
+		Draining: draining, InFlight: inFlight, Batches: batches, Images: images}
+}
