@@ -142,5 +142,6 @@ func (b *Broker) Close() {
 	if b.NC.IsConnected() {
 		_ = b.NC.FlushTimeout(time.Second)
 	}
+	b.JS.CleanupPublisher()
 	b.NC.Close()
 }

@@ -1,0 +1,352 @@
+package coordinator_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"idunno/broker"
+	"idunno/broker/brokertest"
+	"idunno/broker/wire"
+	"idunno/coordinator"
+	"idunno/coordinator/client"
+	"idunno/objectstore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a broker with a model and a data set of ten batches.
+type rig struct {
+	t   *testing.T
+	ctx context.Context
+	url string
+	b   *broker.Broker
+	c   *client.Client
+}
+
+func newRig(t *testing.T) *rig {
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	t.Cleanup(cancel)
+	url := brokertest.Start(t)
+	b := brokertest.Connect(t, url)
+	if err := b.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, ctx: ctx, url: url, b: b, c: client.New(b)}
+	objects, index, err := b.Files(ctx)
+	r.must(err)
+	files := objectstore.Open(objects, index)
+	_, err = files.Put(ctx, "models/net", strings.NewReader("a model; the coordinator never looks inside"))
+	r.must(err)
+	var parts []objectstore.Object
+	for i := range 10 {
+		o, err := files.PutObject(ctx, bytes.NewReader([]byte{byte(i)}))
+		r.must(err)
+		parts = append(parts, o)
+	}
+	manifest, err := json.Marshal(map[string]any{"objects": parts})
+	r.must(err)
+	_, err = files.PutBundle(ctx, "data/set", manifest)
+	r.must(err)
+	return r
+}
+
+func (r *rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// coordinator starts a coordinator and returns what stops it in order.
+func (r *rig) coordinator(name string) (stop func()) {
+	b := brokertest.Connect(r.t, r.url)
+	ctx, cancel := context.WithCancel(r.ctx)
+	done := make(chan error, 1)
+	go func() { done <- coordinator.Run(ctx, coordinator.Config{Broker: b, Name: name, Version: "1.2.3"}) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("coordinator %s: %v", name, err)
+		}
+		b.Close()
+	}
+	r.t.Cleanup(stop)
+	return stop
+}
+
+func (r *rig) submit(from, to int) uint64 {
+	r.t.Helper()
+	s, err := r.c.Submit(r.ctx, fmt.Appendf(nil, `{"model":"net","data":"set","from":%d,"to":%d}`, from, to))
+	r.must(err)
+	return s.Job
+}
+
+// pull takes the next task of a job as a worker does.
+func (r *rig) pull(job uint64) (jetstream.Msg, *wire.Task) {
+	r.t.Helper()
+	for r.ctx.Err() == nil {
+		queue, err := r.b.Queue(r.ctx, job)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			continue
+		}
+		r.must(err)
+		batch, err := queue.Fetch(1, jetstream.FetchMaxWait(time.Second))
+		r.must(err)
+		if msg, ok := <-batch.Messages(); ok {
+			task, err := wire.ParseTask(msg.Data())
+			r.must(err)
+			return msg, task
+		}
+	}
+	r.t.Fatal("no task came")
+	return nil, nil
+}
+
+// answer stores a task's result: one image a batch, every other one right.
+func (r *rig) answer(task *wire.Task, node string) error {
+	res := &wire.Result{Schema: wire.Schema, Job: task.Job, Task: task.Task, From: task.From, To: task.To, Node: node, Attempt: 1, Started: time.Now()}
+	for n := task.From; n <= task.To; n++ {
+		res.Batches = append(res.Batches, wire.BatchResult{Batch: n, Images: 1, Labeled: true, Correct: n % 2, LossSum: 0.5,
+			Nanos: int64(n) * int64(time.Millisecond), Class: wire.Int32s{1}, Prob: wire.Float32s{0.5}, Labels: wire.Int32s{int32(n % 2)}})
+	}
+	return r.b.StoreResult(r.ctx, task.Job, task.Task, res.Marshal())
+}
+
+// work carries out n tasks of a job.
+func (r *rig) work(job uint64, n int, node string) {
+	r.t.Helper()
+	for range n {
+		msg, task := r.pull(job)
+		if err := r.answer(task, node); err != nil && !errors.Is(err, broker.ErrExists) {
+			r.t.Fatal(err)
+		}
+		r.must(msg.Ack())
+	}
+}
+
+func (r *rig) wait(job uint64, done func(*wire.JobStats) bool) *wire.JobStats {
+	r.t.Helper()
+	for {
+		reply, err := r.c.Job(r.ctx, job)
+		if err == nil && done(reply.Stats) {
+			return reply.Stats
+		}
+		if r.ctx.Err() != nil {
+			r.t.Fatalf("job %d does not get there: %+v, %v", job, reply, err)
+		}
+	}
+}
+
+func ended(s *wire.JobStats) bool { return s.State.Ended() }
+
+func TestJobFromSubmissionToSummary(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	job := r.submit(3, 8)
+	if job != 1 {
+		t.Fatalf("first job has number %d", job)
+	}
+	r.work(job, 2, "one")
+	r.work(job, 4, "two")
+	s, err := r.c.Wait(r.ctx, job, nil)
+	r.must(err)
+	if s.State != wire.StateDone || s.Batches != 6 || s.Images != 6 || s.Accuracy != 0.5 || s.Loss != 0.5 || len(s.Nodes) != 2 {
+		t.Fatalf("summary %+v", s)
+	}
+	if s.MeanMs != 5.5 || s.Nodes[0].Batches+s.Nodes[1].Batches != 6 {
+		t.Fatalf("mean %v ms of 3..8, nodes %+v", s.MeanMs, s.Nodes)
+	}
+	stats, err := r.c.Stats(r.ctx, 0)
+	r.must(err)
+	if len(stats.Jobs) != 1 || len(stats.Nodes) != 2 || stats.Nodes[0].Batches+stats.Nodes[1].Batches != 6 {
+		t.Fatalf("statistics %+v", stats)
+	}
+	if depth, err := r.b.QueueDepth(r.ctx, job); err != nil || depth != 0 {
+		t.Fatalf("%d tasks left in the queue, %v", depth, err)
+	}
+}
+
+func TestRefusedDocuments(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	for doc, want := range map[string]struct{ code, field string }{
+		`{"model":"other","data":"set","from":1,"to":2}`:     {wire.CodeUnknownModel, "model"},
+		`{"model":"net","data":"other","from":1,"to":2}`:     {wire.CodeUnknownData, "data"},
+		`{"model":"net","data":"set","from":1,"to":11}`:      {wire.CodeBadRange, "to"},
+		`{"model":"net","data":"set","from":11,"to":11}`:     {wire.CodeBadRange, "from"},
+		`{"model":"net@2","data":"set","from":1,"to":1}`:     {wire.CodeUnknownModel, "model"},
+		`{"model":"net","data":"set","from":1,"to":2,"x":1}`: {wire.CodeBadDocument, "x"},
+		`{"train":"mlp"}`: {wire.CodeUnknownData, "data"},
+		`nonsense`:        {wire.CodeBadDocument, "document"},
+	} {
+		_, err := r.c.Submit(r.ctx, []byte(doc))
+		var refusal *wire.Error
+		if !errors.As(err, &refusal) || refusal.Code != want.code || refusal.Field != want.field || !strings.Contains(refusal.Message, "allowed") {
+			t.Errorf("%s: %v", doc, err)
+		}
+	}
+	// Stored without being asked first, a bad document becomes a rejected job and
+	// holds nobody up.
+	for _, doc := range []string{`nonsense`, `{"model":"other","from":1,"to":2}`, strings.Repeat("x", 1<<20-256)} {
+		_, err := r.b.JS.Publish(r.ctx, broker.SubjectJobs, []byte(doc))
+		r.must(err)
+	}
+	job := r.submit(1, 2)
+	if job != 4 {
+		t.Fatalf("job after three bad ones has number %d", job)
+	}
+	r.work(job, 2, "one")
+	r.wait(job, ended)
+	for bad := uint64(1); bad <= 3; bad++ {
+		if s := r.wait(bad, ended); s.State != wire.StateRejected || !strings.Contains(s.Reason, "allowed") && !strings.Contains(s.Reason, "at most") {
+			t.Errorf("bad job %d: %s, %q", bad, s.State, s.Reason)
+		}
+	}
+}
+
+func TestSecondResultChangesNothing(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	job := r.submit(1, 2)
+	msg, task := r.pull(job)
+	r.must(r.answer(task, "first"))
+	if err := r.answer(task, "second"); !errors.Is(err, broker.ErrExists) {
+		t.Fatalf("second result: %v", err)
+	}
+	r.must(msg.Ack())
+	r.work(job, 1, "first")
+	if s := r.wait(job, ended); len(s.Nodes) != 1 || s.Nodes[0].Node != "first" || s.Batches != 2 {
+		t.Fatalf("summary %+v", s)
+	}
+}
+
+func TestStandbyTakesOver(t *testing.T) {
+	r := newRig(t)
+	stop := r.coordinator("c1")
+	job := r.submit(1, 10)
+	r.work(job, 4, "one")
+	r.wait(job, func(s *wire.JobStats) bool { return s.Batches == 4 })
+	r.coordinator("c2")
+	stop()
+	r.work(job, 6, "one")
+	s := r.wait(job, ended)
+	if s.State != wire.StateDone || s.Batches != 10 || s.MeanMs != 5.5 {
+		t.Fatalf("summary %+v", s)
+	}
+	next := r.submit(1, 1)
+	if next != job+1 {
+		t.Fatalf("next job has number %d", next)
+	}
+	r.work(next, 1, "one")
+	r.wait(next, ended)
+	nodes, err := r.c.Nodes(r.ctx)
+	r.must(err)
+	if nodes.Leader != "c2" {
+		t.Fatalf("leader %q", nodes.Leader)
+	}
+	stats, err := r.c.Stats(r.ctx, 0)
+	r.must(err)
+	if len(stats.Nodes) != 1 || stats.Nodes[0].Batches != 11 {
+		t.Fatalf("node statistics over two coordinators %+v", stats.Nodes)
+	}
+}
+
+func TestDeadNodeTasksMoveAtOnce(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	job := r.submit(1, 1)
+	dying := brokertest.Connect(t, r.url)
+	msg, task := r.pull(job)
+	ctx, cancel := context.WithCancel(r.ctx)
+	announced := make(chan error, 1)
+	go func() {
+		announced <- broker.Announce(ctx, dying.NC, nil, func() wire.Heartbeat {
+			return wire.Heartbeat{Schema: wire.Schema, Node: "dying", Role: wire.RoleWorker, Incarnation: 1, Slots: 1,
+				InFlight: []wire.InFlight{{Job: job, Task: task.Task, Reply: msg.Reply()}}}
+		})
+	}()
+	defer func() { cancel(); <-announced }()
+	alive := func(want wire.NodeState) func() bool {
+		return func() bool {
+			nodes, err := r.c.Nodes(r.ctx)
+			r.must(err)
+			for _, n := range nodes.Nodes {
+				if n.Node == "dying" {
+					return n.State == want
+				}
+			}
+			return false
+		}
+	}
+	r.until(alive(wire.NodeAlive))
+	dying.NC.Close()
+	began := time.Now()
+	again, second := r.pull(job)
+	if took := time.Since(began); took > broker.AckWait-500*time.Millisecond {
+		t.Errorf("redelivered after %v: that was the ack wait", took)
+	}
+	meta, err := again.Metadata()
+	r.must(err)
+	if second.Task != task.Task || meta.NumDelivered != 2 {
+		t.Fatalf("task %d, delivery %d", second.Task, meta.NumDelivered)
+	}
+	r.until(alive(wire.NodeDead))
+}
+
+func (r *rig) until(ok func() bool) {
+	r.t.Helper()
+	for !ok() {
+		if r.ctx.Err() != nil {
+			r.t.Fatal("not in time")
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	job := r.submit(1, 10)
+	r.work(job, 2, "one")
+	_, err := r.c.Cancel(r.ctx, job)
+	r.must(err)
+	if s := r.wait(job, ended); s.State != wire.StateCancelled {
+		t.Fatalf("state %s", s.State)
+	}
+	if depth, err := r.b.QueueDepth(r.ctx, job); err != nil || depth != 0 {
+		t.Fatalf("%d tasks left, %v", depth, err)
+	}
+	_, err = r.c.Cancel(r.ctx, job)
+	var refusal *wire.Error
+	if !errors.As(err, &refusal) || refusal.Code != wire.CodeJobEnded {
+		t.Fatalf("cancelled twice: %v", err)
+	}
+	_, err = r.c.Cancel(r.ctx, 99)
+	if !errors.As(err, &refusal) || refusal.Code != wire.CodeNoSuchJob {
+		t.Fatalf("cancelled a job that isn't: %v", err)
+	}
+}
+
+func TestSubmissionsWaitForACoordinator(t *testing.T) {
+	r := newRig(t)
+	ack, err := r.b.JS.Publish(r.ctx, broker.SubjectJobs, []byte(`{"model":"net","data":"set","from":1,"to":1}`))
+	r.must(err)
+	r.coordinator("late")
+	r.work(ack.Sequence, 1, "one")
+	if s := r.wait(ack.Sequence, ended); s.State != wire.StateDone {
+		t.Fatalf("state %s", s.State)
+	}
+}

@@ -1,0 +1,143 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"idunno/broker"
+	"idunno/broker/brokertest"
+	"idunno/coordinator/lease"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type candidate struct {
+	stop  context.CancelFunc
+	led   chan uint64
+	ended chan error
+}
+
+// run starts a candidate; leaders counts who leads at the moment.
+func run(t *testing.T, b *broker.Broker, name string, leaders *atomic.Int32) *candidate {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	bucket, err := b.Lease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &candidate{stop: cancel, led: make(chan uint64, 10), ended: make(chan error, 1)}
+	go func() {
+		c.ended <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: name, TTL: broker.LeaseTTL},
+			func(ctx context.Context, epoch uint64) error {
+				if n := leaders.Add(1); n != 1 {
+					t.Errorf("%d leaders at once", n)
+				}
+				c.led <- epoch
+				<-ctx.Done()
+				leaders.Add(-1)
+				return nil
+			})
+	}()
+	t.Cleanup(cancel)
+	return c
+}
+
+func (c *candidate) wait(t *testing.T) uint64 {
+	t.Helper()
+	select {
+	case epoch := <-c.led:
+		return epoch
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody leads")
+		return 0
+	}
+}
+
+func TestOneLeadsAndHandsOver(t *testing.T) {
+	url := brokertest.Start(t)
+	b := brokertest.Connect(t, url)
+	if err := b.Ensure(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var leaders atomic.Int32
+	first := run(t, b, "first", &leaders)
+	before := first.wait(t)
+	second := run(t, brokertest.Connect(t, url), "second", &leaders)
+
+	began := time.Now()
+	first.stop()
+	if err := <-first.ended; err != nil {
+		t.Fatal(err)
+	}
+	after := second.wait(t)
+	if after <= before {
+		t.Fatalf("epoch %d after %d", after, before)
+	}
+	if took := time.Since(began); took >= broker.LeaseTTL {
+		t.Errorf("an orderly hand-over took %v, as long as a dead leader's lease", took)
+	}
+	second.stop()
+	if err := <-second.ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeadLeadersLeaseExpires(t *testing.T) {
+	b := brokertest.New(t)
+	bucket, err := b.Lease(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A leader that was killed: its key is there and nobody renews it.
+	epoch, err := bucket.Create(context.Background(), broker.KeyLeader, []byte("dead"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var leaders atomic.Int32
+	c := run(t, b, "heir", &leaders)
+	if got := c.wait(t); got <= epoch {
+		t.Fatalf("epoch %d after %d", got, epoch)
+	}
+	c.stop()
+	<-c.ended
+}
+
+func TestLostLeaseEndsTheTerm(t *testing.T) {
+	b := brokertest.New(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	bucket, err := b.Lease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cause, done := make(chan error, 1), make(chan error, 1)
+	go func() {
+		done <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
+			func(ctx context.Context, epoch uint64) error {
+				// Somebody else takes the key, as after a freeze.
+				if _, err := bucket.Put(ctx, broker.KeyLeader, []byte("new")); err != nil {
+					return err
+				}
+				<-ctx.Done()
+				cause <- context.Cause(ctx)
+				return nil
+			})
+	}()
+	select {
+	case err := <-cause:
+		if !errors.Is(err, lease.ErrLost) {
+			t.Fatalf("term ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the term goes on without a lease")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
