@@ -1,0 +1,370 @@
+// Package engine compiles ONNX graphs and runs them.
+//
+// Compile checks that every operator is known, folds what depends on constants only, packs weights and fuses bias and ReLU into the product
+// before them. A Program is immutable; any number of Sessions run it, each single-threaded with buffers of its own that are reused from run
+// to run, so that sessions share no lock.
+//
+// The package knows tensors, not images or classes; package models is the layer for these.
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"idunno/models/internal/ops"
+	"idunno/models/onnx"
+)
+
+// Tensor is the type of inputs and outputs of a run.
+type Tensor = ops.Tensor
+
+// Limits bounds what a model may use.
+type Limits struct {
+	Memory int64 // bytes of one session's buffers, and of folded constants; 0 means 1 GiB
+}
+
+// Program is a compiled graph.
+type Program struct {
+	inputs, outputs []onnx.Value
+	steps           []step
+	slots           int      // number of values
+	consts          []Tensor // by slot; only those with isConst
+	isConst         []bool
+	inSlot, outSlot []int
+	limits          Limits
+	params          int64
+	ops             []string
+	opset           int64
+}
+
+// step runs one operator. Slots number the values; -1 is a left-out input.
+type step struct {
+	op      ops.Op
+	title   string
+	in, out []int
+	alias   bool
+	free    []int // values that nobody needs after this step
+}
+
+// Inputs are the declared inputs, in the order Run takes them.
+func (p *Program) Inputs() []onnx.Value { return p.inputs }
+
+// Outputs are the declared outputs, in the order Run gives them.
+func (p *Program) Outputs() []onnx.Value { return p.outputs }
+
+// Parameters is the number of weights: the elements of all floating-point initializers that are used.
+func (p *Program) Parameters() int64 { return p.params }
+
+// Ops lists the operators of the graph, each once, sorted, before any fusion.
+func (p *Program) Ops() []string { return slices.Clone(p.ops) }
+
+// Opset is the version of ONNX's operator set that the model uses.
+func (p *Program) Opset() int64 { return p.opset }
+
+// compiler holds the state of Compile.
+type compiler struct {
+	*Program
+	table  ops.Table
+	slot   map[string]int
+	uses   []int // how many nodes and graph outputs read a slot
+	maker  []int // step that gives a slot, -1 for none
+	budget int64 // bytes for folded constants
+	work   int64 // arithmetic left for folding
+}
+
+// Compile makes a program of a graph. It returns ErrUnsupported naming operator, domain, operator set and node when something is not
+// implemented, and other errors for graphs that contradict themselves. The graph must not be changed afterwards.
+func Compile(g *onnx.Graph, l Limits) (*Program, error) {
+	if l.Memory <= 0 {
+		l.Memory = 1 << 30
+	}
+	c := &compiler{
+		Program: &Program{inputs: g.Inputs, outputs: g.Outputs, limits: l, opset: g.Opsets[""]},
+		table:   ops.NewTable(), slot: map[string]int{}, budget: l.Memory, work: maxFold,
+	}
+	nodes := reachable(g)
+	for _, v := range g.Inputs {
+		c.inSlot = append(c.inSlot, c.slotOf(v.Name))
+	}
+	c.constants(g, nodes)
+	for _, n := range nodes {
+		for _, in := range n.Inputs {
+			if in != "" {
+				c.uses[c.slotOf(in)]++
+			}
+		}
+	}
+	for _, v := range g.Outputs {
+		c.uses[c.slotOf(v.Name)]++
+	}
+	var missing []error
+	for _, n := range nodes {
+		c.ops = append(c.ops, n.Op)
+		if err := c.node(n); errors.Is(err, ErrUnsupported) && len(missing) < 8 {
+			missing = append(missing, err) // name them all at once
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if len(missing) > 0 {
+		return nil, errors.Join(missing...)
+	}
+	slices.Sort(c.ops)
+	c.ops = slices.Compact(c.ops)
+	for _, v := range g.Outputs {
+		c.outSlot = append(c.outSlot, c.slot[v.Name])
+	}
+	c.liveness()
+	return c.Program, nil
+}
+
+// reachable returns the nodes that the outputs need, in order.
+func reachable(g *onnx.Graph) []*onnx.Node {
+	need := map[string]bool{}
+	for _, v := range g.Outputs {
+		need[v.Name] = true
+	}
+	var out []*onnx.Node
+	for i := len(g.Nodes) - 1; i >= 0; i-- {
+		n := &g.Nodes[i]
+		if !slices.ContainsFunc(n.Outputs, func(o string) bool { return o != "" && need[o] }) {
+			continue
+		}
+		for _, in := range n.Inputs {
+			if in != "" {
+				need[in] = true
+			}
+		}
+		out = append(out, n)
+	}
+	slices.Reverse(out)
+	return out
+}
+
+func (c *compiler) slotOf(name string) int {
+	s, ok := c.slot[name]
+	if !ok {
+		s = c.slots
+		c.slot[name] = s
+		c.slots++
+		c.consts = append(c.consts, Tensor{})
+		c.isConst = append(c.isConst, false)
+		c.uses = append(c.uses, 0)
+		c.maker = append(c.maker, -1)
+	}
+	return s
+}
+
+// constants enters the initializers that the nodes or outputs read.
+func (c *compiler) constants(g *onnx.Graph, nodes []*onnx.Node) {
+	use := func(name string) {
+		t := g.Initializers[name]
+		if t == nil || c.isConst[c.slotOf(name)] {
+			return
+		}
+		s := c.slot[name]
+		c.consts[s], c.isConst[s] = ops.FromONNX(t), true
+		c.params += int64(len(t.Floats))
+	}
+	for _, n := range nodes {
+		for _, in := range n.Inputs {
+			use(in)
+		}
+	}
+	for _, v := range g.Outputs {
+		use(v.Name)
+	}
+}
+
+// node compiles one node into a constant, a part of an earlier step, or a step.
+func (c *compiler) node(n *onnx.Node) error {
+	in := &ops.Node{Node: n, Opset: c.opset}
+	st := step{title: n.Title()}
+	for _, name := range n.Inputs {
+		s, k := -1, (*Tensor)(nil)
+		if name != "" {
+			s = c.slotOf(name)
+			if c.isConst[s] {
+				k = &c.consts[s]
+			}
+		}
+		st.in = append(st.in, s)
+		in.Consts = append(in.Consts, k)
+	}
+	wanted := len(n.Outputs)
+	for !c.table.Variadic(n.Op) && wanted > 1 && (n.Outputs[wanted-1] == "" || c.uses[c.slotOf(n.Outputs[wanted-1])] == 0) {
+		wanted-- // an optional output that nobody reads
+	}
+	for i, name := range n.Outputs[:wanted] {
+		if name == "" {
+			name = fmt.Sprintf("\x00%d/%d", len(c.steps), i) // no name in a file can be this
+		}
+		st.out = append(st.out, c.slotOf(name))
+	}
+	shown := *n
+	shown.Outputs = n.Outputs[:wanted]
+	in.Node = &shown
+	op, err := c.table.New(in)
+	if err != nil {
+		return fmt.Errorf("%s (opset %d): %w", st.title, c.opset, err)
+	}
+	st.op = op
+	_, st.alias = op.(ops.Aliaser)
+	if done, err := c.fold(&st); done || err != nil {
+		return err
+	}
+	if c.fuse(n, &st) {
+		return nil
+	}
+	for _, s := range st.out {
+		c.maker[s] = len(c.steps)
+	}
+	c.steps = append(c.steps, st)
+	return nil
+}
+
+// maxFold is the arithmetic that Compile does for all constants together; what costs more is left to the run.
+const maxFold = 1 << 27
+
+// fold computes a step whose inputs are all constant.
+func (c *compiler) fold(st *step) (done bool, err error) {
+	args := make([]*Tensor, len(st.in))
+	work := int64(0)
+	for i, s := range st.in {
+		if s < 0 {
+			continue
+		}
+		if !c.isConst[s] {
+			return false, nil
+		}
+		args[i] = &c.consts[s]
+		work += int64(args[i].Len())
+	}
+	specs := make([]ops.Spec, len(st.out))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: %v", st.title, r)
+		}
+	}()
+	if err := st.op.Shape(args, specs); err != nil {
+		return false, fmt.Errorf("%s: %w", st.title, err)
+	}
+	size := int64(0)
+	for _, sp := range specs {
+		n, err := sizeOf(sp, c.budget)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", st.title, err)
+		}
+		size += n
+	}
+	scratch := int64(0)
+	if k, ok := st.op.(ops.Coster); ok {
+		f, s := k.Cost(args, specs)
+		work, scratch = work+f, 4*s
+	}
+	if work+size > c.work || scratch > c.budget || size > c.budget {
+		return false, nil
+	}
+	c.budget -= size
+	c.work -= work + size
+	out := make([]*Tensor, len(st.out))
+	for i, s := range st.out {
+		c.consts[s] = newTensor(specs[i])
+		c.isConst[s] = true
+		out[i] = &c.consts[s]
+	}
+	if st.alias {
+		out[0].F, out[0].I = args[0].F, args[0].I
+		return true, nil
+	}
+	st.op.Run(&ops.Scratch{}, args, out)
+	return true, nil
+}
+
+func newTensor(sp ops.Spec) Tensor {
+	t := Tensor{DType: sp.DType, Shape: slices.Clone(sp.Shape)}
+	n := t.Len()
+	if sp.DType.IsFloat() {
+		t.F = make([]float32, n)
+	} else {
+		t.I = make([]int64, n)
+	}
+	return t
+}
+
+// fuse lets the step before take over an addition of a constant vector or a ReLU.
+func (c *compiler) fuse(n *onnx.Node, st *step) bool {
+	if n.Domain != "" || n.Op != "Relu" && n.Op != "Add" {
+		return false
+	}
+	from, bias := st.in[0], -1
+	if n.Op == "Add" {
+		if bias = st.in[1]; c.isConst[from] {
+			from, bias = bias, from
+		}
+		if !c.isConst[bias] || len(n.Attrs) > 0 {
+			return false
+		}
+	}
+	if c.isConst[from] || c.uses[from] != 1 || c.maker[from] < 0 {
+		return false
+	}
+	prev := &c.steps[c.maker[from]]
+	f, ok := prev.op.(ops.Fuser)
+	if !ok || bias >= 0 && !f.FuseBias(&c.consts[bias]) {
+		return false
+	}
+	if bias < 0 {
+		f.FuseRelu()
+	}
+	prev.out = []int{st.out[0]}
+	c.maker[st.out[0]] = c.maker[from]
+	return true
+}
+
+// liveness finds for each step the values it is the last to need.
+func (c *compiler) liveness() {
+	last := make([]int, c.slots)
+	for i := range last {
+		last[i] = -1
+	}
+	for i, st := range c.steps {
+		for _, s := range slices.Concat(st.in, st.out) {
+			if s >= 0 {
+				last[s] = i
+			}
+		}
+	}
+	for _, s := range c.outSlot {
+		last[s] = len(c.steps)
+	}
+	for s, i := range last {
+		if i >= 0 && i < len(c.steps) && !c.isConst[s] && !slices.Contains(c.inSlot, s) {
+			c.steps[i].free = append(c.steps[i].free, s)
+		}
+	}
+}
+
+// sizeOf is the memory of an output in bytes; an error when it is more than limit.
+func sizeOf(sp ops.Spec, limit int64) (int64, error) {
+	n := int64(8)
+	if sp.DType.IsFloat() {
+		n = 4
+	}
+	for _, d := range sp.Shape {
+		if d < 0 {
+			return 0, fmt.Errorf("dimension %d", d)
+		}
+		if d == 0 {
+			return 0, nil
+		}
+	}
+	for _, d := range sp.Shape {
+		if n > limit/int64(d) {
+			return 0, fmt.Errorf("%w: a tensor of shape %v, at most %d MiB are allowed", ErrTooLarge, sp.Shape, limit>>20)
+		}
+		n *= int64(d)
+	}
+	return n, nil
+}

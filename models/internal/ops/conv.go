@@ -1,0 +1,176 @@
+package ops
+
+import (
+	"fmt"
+
+	"idunno/models/internal/kernel"
+)
+
+// conv is a convolution with groups over one to three spatial dimensions: per image the patches become the columns of a matrix, which the
+// weights multiply. Constant weights are packed, one matrix a group.
+type conv struct {
+	window
+	groups int
+	packed []*kernel.PackedA
+	bias   []float32 // the constant bias; nil when it comes with the inputs or is left out
+	relu   bool
+}
+
+func buildConv(n *Node, a *attrs) (Op, error) {
+	w, err := readWindow(a)
+	if err != nil {
+		return nil, err
+	}
+	c := &conv{window: w}
+	g := a.int("group", 1)
+	if g < 1 || g > maxWindow {
+		return nil, fmt.Errorf("group is %d", g)
+	}
+	c.groups = int(g)
+	if err := needFloat(n.Consts, 1, 2); err != nil {
+		return nil, err
+	}
+	wt := n.constant(1)
+	if wt == nil || n.present(2) && n.constant(2) == nil {
+		return c, nil
+	}
+	if b := n.constant(2); b != nil {
+		c.bias = b.F
+	}
+	if len(wt.Shape) < 3 || wt.Shape[0]%c.groups != 0 {
+		return nil, fmt.Errorf("weights of shape %v for %d groups", wt.Shape, g)
+	}
+	m, k := wt.Shape[0]/c.groups, volume(wt.Shape[1:])
+	for i := range c.groups {
+		c.packed = append(c.packed, kernel.PackA(false, m, k, wt.F[i*m*k:], k))
+	}
+	return c, nil
+}
+
+func (c *conv) place2(in []*Tensor) (geometry, error) {
+	return c.place(in[0].Shape[2:], in[1].Shape[2:])
+}
+
+func (c *conv) Shape(in []*Tensor, out []Spec) error {
+	if err := needFloat(in, 0, 1, 2); err != nil {
+		return err
+	}
+	x, w := in[0].Shape, in[1].Shape
+	if len(x) < 3 || len(w) != len(x) {
+		return fmt.Errorf("input of shape %v and weights of shape %v", x, w)
+	}
+	if w[0]%c.groups != 0 || x[1]%c.groups != 0 || w[1] != x[1]/c.groups || volume(w) == 0 {
+		return fmt.Errorf("weights of shape %v do not fit %d channels in %d groups", w, x[1], c.groups)
+	}
+	for i, k := range c.kernel {
+		if len(c.kernel) != len(w)-2 || k != w[i+2] {
+			return fmt.Errorf("kernel_shape %v and weights of shape %v", c.kernel, w)
+		}
+	}
+	if len(in) > 2 && in[2] != nil && (len(in[2].Shape) != 1 || in[2].Shape[0] != w[0]) {
+		return fmt.Errorf("bias of shape %v for %d channels", in[2].Shape, w[0])
+	}
+	g, err := c.place2(in)
+	if err != nil {
+		return err
+	}
+	out[0].set(in[0].DType, x[0], w[0])
+	out[0].Shape = append(out[0].Shape, g.out[5-len(x):]...)
+	return nil
+}
+
+// Cost counts the product and the space of the columns of one image and group.
+func (c *conv) Cost(in []*Tensor, out []Spec) (int64, int64) {
+	k := int64(volume(in[1].Shape[1:]))
+	return 2 * int64(volume(out[0].Shape)) * k, 2 * k * int64(volume(out[0].Shape[2:]))
+}
+
+func (c *conv) Run(s *Scratch, in, out []*Tensor) {
+	x, w, y := in[0], in[1], out[0]
+	g, _ := c.place2(in)
+	images, channels := x.Shape[0], x.Shape[1]/c.groups
+	m, k := w.Shape[0]/c.groups, volume(w.Shape[1:])
+	size, n := volume(g.in[:]), volume(g.out[:])
+	bias := c.bias
+	if bias == nil && len(in) > 2 && in[2] != nil {
+		bias = in[2].F
+	}
+	direct := g.pointwise()
+	for i := range images {
+		for q := range c.groups {
+			img := x.F[(i*c.groups+q)*channels*size:][:channels*size]
+			dst := y.F[(i*c.groups+q)*m*n:][:m*n]
+			col := img
+			if !direct {
+				col = s.floats(0, k*n)
+				g.columns(channels, img, col)
+			}
+			e := kernel.Epilogue{PerRow: true, Relu: c.relu}
+			if bias != nil {
+				e.Bias = bias[q*m:][:m]
+			}
+			if c.packed != nil {
+				s.Gemm.MulA(c.packed[q], n, col, n, dst, n, e)
+				continue
+			}
+			s.Gemm.Gemm(false, false, m, n, k, 1, w.F[q*m*k:], k, col, n, 0, dst, n)
+			finish(dst, n, &e)
+		}
+	}
+}
+
+// finish applies an epilogue to a product that was computed without one.
+func finish(y []float32, n int, e *kernel.Epilogue) {
+	for i := range len(y) / max(n, 1) {
+		row := y[i*n:][:n]
+		if e.Bias != nil {
+			for j := range row {
+				row[j] += e.Bias[i]
+			}
+		}
+		if e.Relu {
+			relu(row)
+		}
+	}
+}
+
+// FuseRelu applies ReLU while storing.
+func (c *conv) FuseRelu() { c.relu = true }
+
+// FuseBias never applies: Conv has its own bias.
+func (c *conv) FuseBias(*Tensor) bool { return false }
+
+// pointwise says that the columns of an image are the image itself.
+func (g *geometry) pointwise() bool {
+	one := [3]int{1, 1, 1}
+	return g.kernel == one && g.stride == one && g.before == [3]int{} && g.after == [3]int{}
+}
+
+// columns is [kernel.Im2col] for up to three dimensions.
+func (g *geometry) columns(channels int, img, col []float32) {
+	if g.in[0] == 1 && g.kernel[0] == 1 && g.out[0] == 1 {
+		kernel.Im2col(kernel.Window{
+			C: channels, H: g.in[1], W: g.in[2], KH: g.kernel[1], KW: g.kernel[2],
+			StrideH: g.stride[1], StrideW: g.stride[2], DilationH: g.dilation[1], DilationW: g.dilation[2],
+			PadTop: g.before[1], PadLeft: g.before[2], PadBottom: g.after[1], PadRight: g.after[2],
+		}, img, col)
+		return
+	}
+	at, size := 0, volume(g.in[:])
+	for c := range channels {
+		plane := img[c*size:][:size]
+		for tap := range volume(g.kernel[:]) {
+			kz, ky, kx := tap/(g.kernel[1]*g.kernel[2]), tap/g.kernel[2]%g.kernel[1], tap%g.kernel[2]
+			for o := range volume(g.out[:]) {
+				z := o/(g.out[1]*g.out[2])*g.stride[0] - g.before[0] + kz*g.dilation[0]
+				y := o/g.out[2]%g.out[1]*g.stride[1] - g.before[1] + ky*g.dilation[1]
+				x := o%g.out[2]*g.stride[2] - g.before[2] + kx*g.dilation[2]
+				col[at] = 0
+				if z >= 0 && z < g.in[0] && y >= 0 && y < g.in[1] && x >= 0 && x < g.in[2] {
+					col[at] = plane[(z*g.in[1]+y)*g.in[2]+x]
+				}
+				at++
+			}
+		}
+	}
+}

@@ -1,0 +1,229 @@
+// Package ops holds the operators of ONNX's own domain that the engine runs.
+//
+// Every operator works in two steps: Shape computes the types and shapes of the outputs from the inputs and checks everything that can be
+// wrong with them; Run fills the outputs, whose space the caller has allocated in between. So limits are enforced before memory is used,
+// and the loops can rely on their shapes.
+//
+// The package does not know graphs, sessions or files; package engine puts operators together.
+package ops
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"idunno/models/internal/kernel"
+	"idunno/models/onnx"
+)
+
+// ErrUnsupported is returned by New for an operator, an operator set version or an attribute that is not implemented.
+var ErrUnsupported = errors.New("operator not supported")
+
+// Tensor is a dense row-major tensor. Floating-point types keep their elements in F, all others in I (truth values as 0 and 1).
+type Tensor struct {
+	DType onnx.DType
+	Shape []int
+	F     []float32
+	I     []int64
+}
+
+// Len is the number of elements that the shape says.
+func (t *Tensor) Len() int { return volume(t.Shape) }
+
+// Known says whether the elements are there; in a dry run only the shape is.
+func (t *Tensor) Known() bool { return len(t.F)+len(t.I) == t.Len() }
+
+// Spec is the type and shape of an output.
+type Spec struct {
+	DType onnx.DType
+	Shape []int
+}
+
+// set overwrites the specification, reusing its space.
+func (s *Spec) set(d onnx.DType, shape ...int) {
+	s.DType = d
+	s.Shape = append(s.Shape[:0], shape...)
+}
+
+// Scratch is the working space of one session, reused from call to call.
+type Scratch struct {
+	Gemm kernel.Workspace
+	f    [2][]float32
+	i    []int
+}
+
+// floats returns n floats of unspecified content; slot keeps two such spaces apart.
+func (s *Scratch) floats(slot, n int) []float32 {
+	if cap(s.f[slot]) < n {
+		s.f[slot] = make([]float32, n)
+	}
+	return s.f[slot][:n]
+}
+
+// ints returns n zeros.
+func (s *Scratch) ints(n int) []int {
+	if cap(s.i) < n {
+		s.i = make([]int, n)
+	}
+	clear(s.i[:n])
+	return s.i[:n]
+}
+
+// Op is one compiled application of an operator. It is immutable and may be used by many goroutines, each with its own Scratch.
+type Op interface {
+	// Shape fills out from the inputs; a left-out input is nil. Inputs hold elements only where they are known before the run.
+	Shape(in []*Tensor, out []Spec) error
+	// Run computes the outputs.
+	Run(s *Scratch, in, out []*Tensor)
+}
+
+// Aliaser is an Op whose first output has the elements of its first input, so that nothing is copied. Its Run is never called.
+type Aliaser interface {
+	Op
+	Alias()
+}
+
+// Sizer is an Op that reads only the shapes of its inputs, never their elements.
+type Sizer interface {
+	Op
+	ReadsShapesOnly()
+}
+
+// Coster is an Op whose arithmetic counts.
+type Coster interface {
+	// Cost is the number of multiplications and additions (or comparisons) for these inputs, and the floats of scratch space it needs.
+	Cost(in []*Tensor, out []Spec) (flops, scratch int64)
+}
+
+// Fuser is an Op that can take over the one that follows it. The engine calls it while compiling, before the Op is used.
+type Fuser interface {
+	// FuseRelu makes the Op apply ReLU to its output.
+	FuseRelu()
+	// FuseBias makes the Op add a vector along its last dimension and reports whether it could.
+	FuseBias(bias *Tensor) bool
+}
+
+// Node is what an operator is built from.
+type Node struct {
+	*onnx.Node
+	Opset  int64
+	Consts []*Tensor // per input: its value when it is a constant of the model, else nil
+}
+
+// constant returns input i when it is constant.
+func (n *Node) constant(i int) *Tensor {
+	if i < len(n.Consts) {
+		return n.Consts[i]
+	}
+	return nil
+}
+
+// present says whether input i is given.
+func (n *Node) present(i int) bool { return i < len(n.Inputs) && n.Inputs[i] != "" }
+
+// spec describes an operator in the table.
+type spec struct {
+	since   int64 // first version of the operator set whose meaning is implemented
+	in, max int   // number of inputs, at least and at most
+	outs    int   // number of outputs at most
+	build   func(n *Node, a *attrs) (Op, error)
+}
+
+const many = 1 << 20
+
+// Table holds every operator by name.
+type Table map[string]spec
+
+// New compiles a node. It returns ErrUnsupported for what is not implemented and another error for what is wrong.
+func (t Table) New(n *Node) (Op, error) {
+	sp, ok := t[n.Op]
+	if !ok || n.Domain != "" {
+		return nil, fmt.Errorf("%w: there is no %q of domain %q here (opset %d)", ErrUnsupported, n.Op, domain(n.Domain), n.Opset)
+	}
+	if n.Opset < sp.since || n.Opset > maxOpset {
+		return nil, fmt.Errorf("%w: %s is implemented for opsets %d to %d, the model uses %d; convert it to one of these", ErrUnsupported, n.Op, sp.since, maxOpset, n.Opset)
+	}
+	if len(n.Inputs) < sp.in || len(n.Inputs) > sp.max {
+		return nil, fmt.Errorf("%s takes %d to %d inputs, not %d", n.Op, sp.in, min(sp.max, max(len(n.Inputs), sp.in)), len(n.Inputs))
+	}
+	for i := range sp.in {
+		if n.Inputs[i] == "" {
+			return nil, fmt.Errorf("input %d is left out, but %s needs it", i, n.Op)
+		}
+	}
+	wanted := slices.IndexFunc(n.Outputs[min(sp.outs, len(n.Outputs)):], func(s string) bool { return s != "" })
+	if wanted >= 0 {
+		return nil, fmt.Errorf("%w: output %d of %s", ErrUnsupported, sp.outs+wanted, n.Op)
+	}
+	a := newAttrs(n)
+	op, err := sp.build(n, a)
+	if err == nil {
+		err = a.done()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return op, nil
+}
+
+// maxOpset is the newest operator set whose changes have been looked at.
+const maxOpset = 22
+
+func domain(d string) string {
+	if d == "" {
+		return "ai.onnx"
+	}
+	return d
+}
+
+// NewTable returns the table of all operators.
+func NewTable() Table {
+	all := Table{}
+	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable()} {
+		maps.Copy(all, part)
+	}
+	return all
+}
+
+// Variadic says whether the number of outputs is part of the meaning of the operator.
+func (t Table) Variadic(op string) bool { return t[op].outs == many }
+
+// Names lists the operators, sorted.
+func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
+
+// volume multiplies dimensions; the engine has checked that products fit.
+func volume(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// axisOf resolves a possibly negative axis of a tensor with rank dimensions.
+func axisOf(axis int64, rank int) (int, error) {
+	a := axis
+	if a < 0 {
+		a += int64(rank)
+	}
+	if a < 0 || a >= int64(rank) {
+		return 0, fmt.Errorf("axis %d of a tensor with %d dimensions", axis, rank)
+	}
+	return int(a), nil
+}
+
+func needFloat(in []*Tensor, which ...int) error {
+	for _, i := range which {
+		if i < len(in) && in[i] != nil && !in[i].DType.IsFloat() {
+			return fmt.Errorf("input %d is %s, only floating-point tensors are supported here", i, in[i].DType)
+		}
+	}
+	return nil
+}
+
+// errUnknown is returned by Shape when it depends on elements that are not known without running the model.
+var errUnknown = errors.New("shape depends on computed values")
+
+// NeedsValues says whether an error of Shape means that the shape can't be known before the run.
+func NeedsValues(err error) bool { return errors.Is(err, errUnknown) }
