@@ -31,22 +31,21 @@ func (s *Store) PutBundle(ctx context.Context, name string, manifest []byte) (Ve
 	if err != nil {
 		return Version{}, err
 	}
-	if err := s.checkParts(ctx, parts); err != nil {
-		return Version{}, err
-	}
 	sp, err := newSpool(ctx, bytes.NewReader(manifest))
 	if err != nil {
 		return Version{}, err
 	}
 	defer sp.close()
-	if err := s.ensure(ctx, sp); err != nil {
-		return Version{}, err
-	}
 	v := Version{Digest: sp.Digest, Size: sp.Size, Bundle: true, Parts: len(parts)}
 	for _, p := range parts {
 		v.PartsSize += p.Size
 	}
-	return s.add(ctx, name, v)
+	return s.publish(ctx, name, v, parts, func() error {
+		if err := s.checkParts(ctx, parts); err != nil {
+			return err
+		}
+		return s.ensure(ctx, sp)
+	})
 }
 
 // partsOf reads the parts that a manifest lists. It returns [ErrBadBundle] or

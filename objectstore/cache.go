@@ -127,17 +127,21 @@ func (c *Cache) Fetch(ctx context.Context, digest string, maxBytes int64) ([]byt
 	}
 }
 
-// leave gives a flight up; the last one to leave stops it. A stopped flight is
-// forgotten at once so that the next caller starts afresh.
+// leave gives a flight up; the last one to leave stops it and sees it end. A
+// stopped flight is forgotten at once so that the next caller starts afresh.
 func (c *Cache) leave(key flightKey, f *flight) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.waiting--; f.waiting > 0 {
-		return
+	f.waiting--
+	last := f.waiting == 0
+	if last {
+		f.cancel()
+		if c.flights[key] == f {
+			delete(c.flights, key)
+		}
 	}
-	f.cancel()
-	if c.flights[key] == f {
-		delete(c.flights, key)
+	c.mu.Unlock()
+	if last {
+		<-f.done
 	}
 }
 

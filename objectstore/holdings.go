@@ -2,7 +2,6 @@ package objectstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -54,8 +53,10 @@ func (s *Store) Holdings(ctx context.Context) (*Holdings, error) {
 	}
 	total := ServerHolding{Stored: status.Size()}
 	for _, info := range infos {
-		total.Objects++
-		total.Bytes += int64(info.Size)
+		if isDigest(info.Name) {
+			total.Objects++
+			total.Bytes += int64(info.Size)
+		}
 	}
 	out := &Holdings{Files: []FileHolding{}, Servers: servers(status, total)}
 	holders := []string{}
@@ -100,19 +101,29 @@ func servers(status jetstream.ObjectStoreStatus, total ServerHolding) []ServerHo
 	return list
 }
 
-// list returns the descriptions of all stored objects.
+// list returns the descriptions of all stored objects, others than the store's
+// own included.
 func (s *Store) list(ctx context.Context) ([]*jetstream.ObjectInfo, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listWait, fmt.Errorf("list objects: %w", ErrInterrupted))
 	defer cancel()
-	all, err := s.objects.List(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+	w, err := s.objects.Watch(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
 		return nil, fmt.Errorf("list objects: %w", err)
 	}
+	defer stopWatch[*jetstream.ObjectInfo](w)
 	var infos []*jetstream.ObjectInfo
-	for _, info := range all {
-		if isDigest(info.Name) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case info, open := <-w.Updates():
+			if !open {
+				return nil, fmt.Errorf("list objects: %w", ErrInterrupted)
+			}
+			if info == nil {
+				return infos, nil
+			}
 			infos = append(infos, info)
 		}
 	}
-	return infos, nil
 }

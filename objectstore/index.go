@@ -153,7 +153,7 @@ var errUnchanged = errors.New("unchanged")
 const maxTries = 200
 
 // change applies fn to a file's entry and writes it if no one else has written
-// it meanwhile, or tries again. It returns the revision written, 0 if fn
+// it meanwhile, or tries again. It returns the revision written, or read if fn
 // returned errUnchanged. A write whose acknowledgement was lost is tried again,
 // so fn must recognise its own work.
 func (s *Store) change(ctx context.Context, name string, fn func(*entry) error) (uint64, error) {
@@ -161,7 +161,7 @@ func (s *Store) change(ctx context.Context, name string, fn func(*entry) error) 
 		e, revision, err := s.load(ctx, name)
 		if err == nil {
 			if err := fn(e); errors.Is(err, errUnchanged) {
-				return 0, nil
+				return revision, nil
 			} else if err != nil {
 				return 0, err
 			}

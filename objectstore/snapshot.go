@@ -44,7 +44,7 @@ func (s *Store) readIndex(ctx context.Context, keys []string, key string) (_ *sn
 	if err != nil {
 		return nil, 0, fmt.Errorf("read index: %w", err)
 	}
-	defer stopWatch(w)
+	defer stopWatch[jetstream.KeyValueEntry](w)
 	snap := &snapshot{}
 	for {
 		select {
@@ -93,7 +93,10 @@ func (snap *snapshot) take(kve jetstream.KeyValueEntry) error {
 
 // stopWatch ends a watch and takes what is still on its way: the client's
 // goroutine would wait for ever to hand it over.
-func stopWatch(w jetstream.KeyWatcher) {
+func stopWatch[T any](w interface {
+	Updates() <-chan T
+	Stop() error
+}) {
 	if w.Stop() != nil {
 		return
 	}

@@ -39,7 +39,7 @@ func newSpool(ctx context.Context, r io.Reader) (*spool, error) {
 
 func fillSpool(ctx context.Context, r io.Reader) (*spool, error) {
 	sp, h := &spool{}, sha256.New()
-	r = &contextReader{ctx: ctx, r: r}
+	limited := io.LimitReader(&contextReader{ctx: ctx, r: r}, MaxObject+1)
 	finish := func(size int64, err error) error {
 		sp.Object = Object{Digest: digestOf(h.Sum(nil)), Size: size}
 		if err == nil && size > MaxObject {
@@ -47,8 +47,7 @@ func fillSpool(ctx context.Context, r io.Reader) (*spool, error) {
 		}
 		return err
 	}
-	limited := io.LimitReader(r, MaxObject+1)
-	if f, offset, ok := regularFile(r.(*contextReader).r); ok {
+	if f, offset, ok := regularFile(r); ok {
 		sp.from, sp.offset = f, offset
 		size, err := io.CopyBuffer(onlyWriter{h}, limited, make([]byte, copySize))
 		return sp, finish(size, err)

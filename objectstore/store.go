@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,13 +25,14 @@ const (
 type Store struct {
 	objects jetstream.ObjectStore
 	index   jetstream.KeyValue
-	// now is the clock; tests turn it.
-	now func() time.Time
+	// now is the clock and stale how long a collector may seem dead; tests turn both.
+	now   func() time.Time
+	stale time.Duration
 }
 
 // Open makes a store of two buckets that exist already.
 func Open(objects jetstream.ObjectStore, index jetstream.KeyValue) *Store {
-	return &Store{objects: objects, index: index, now: time.Now}
+	return &Store{objects: objects, index: index, now: time.Now, stale: staleAfter}
 }
 
 // Object is stored bytes by their content.
@@ -54,10 +55,8 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader) (Version, err
 		return Version{}, err
 	}
 	defer sp.close()
-	if err := s.ensure(ctx, sp); err != nil {
-		return Version{}, err
-	}
-	return s.add(ctx, name, Version{Digest: sp.Digest, Size: sp.Size})
+	v := Version{Digest: sp.Digest, Size: sp.Size}
+	return s.publish(ctx, name, v, nil, func() error { return s.ensure(ctx, sp) })
 }
 
 // PutObject stores what r brings as an object without a name, for a bundle that
@@ -71,24 +70,100 @@ func (s *Store) PutObject(ctx context.Context, r io.Reader) (Object, error) {
 	return sp.Object, s.ensure(ctx, sp)
 }
 
-// add writes a version into the index.
-func (s *Store) add(ctx context.Context, name string, v Version) (Version, error) {
-	_, err := s.change(ctx, name, func(e *entry) error {
+// publish makes v, with its parts, the newest version of the file. Ensure makes
+// sure that all of its objects are stored; it is called again when some of them
+// may have been deleted before the index spoke of them.
+func (s *Store) publish(ctx context.Context, name string, v Version, parts []Object, ensure func() error) (Version, error) {
+	_, before, err := s.loadDoomed(ctx)
+	if err != nil {
+		return Version{}, err
+	}
+	if err := ensure(); err != nil {
+		return Version{}, err
+	}
+	v, revision, dropped, err := s.add(ctx, name, v)
+	if err != nil {
+		return Version{}, err
+	}
+	digests := map[string]bool{v.Digest: true}
+	for _, p := range parts {
+		digests[p.Digest] = true
+	}
+	hit, after, err := s.rescue(ctx, keyOf(name), revision, digests)
+	if err == nil && (hit || after != before) {
+		err = ensure()
+	}
+	if err != nil {
+		return Version{}, s.withdraw(ctx, name, v, err)
+	}
+	// The version is stored, whatever becomes of the old ones: what can't be
+	// deleted now is left to Sweep.
+	_ = s.discard(ctx, dropped)
+	return v, nil
+}
+
+// add writes a version into the index. It returns the version with its number,
+// or the newest one if that has the same contents; the index's revision, and the
+// versions that made room.
+func (s *Store) add(ctx context.Context, name string, v Version) (_ Version, revision uint64, dropped []Version, err error) {
+	revision, err = s.change(ctx, name, func(e *entry) error {
+		dropped = nil
 		newest := e.find(0)
 		if newest != nil && newest.Digest == v.Digest && newest.Bundle == v.Bundle {
 			v = *newest
 			return errUnchanged
 		}
+		if e.Next > maxVersion {
+			return fmt.Errorf("%w: %s has had %d: use another name", ErrTooManyVersions, name, maxVersion)
+		}
 		v.Version, v.Created = e.Next, s.now().UTC()
 		e.Next++
 		e.Versions = append(e.Versions, v)
-		e.prune(KeepVersions, v.Created.Add(-KeepFor))
+		dropped = e.prune(KeepVersions, v.Created.Add(-KeepFor))
 		if len(e.Versions) > maxVersions {
 			return fmt.Errorf("%w: %s has %d younger than %v: remove some with `idunno sdfs rm %s@N`", ErrTooManyVersions, name, maxVersions, KeepFor, name)
 		}
 		return nil
 	})
-	return v, err
+	return v, revision, dropped, err
+}
+
+// withdraw takes a version back whose objects could not be kept, because of cause.
+func (s *Store) withdraw(ctx context.Context, name string, v Version, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opWait)
+	defer cancel()
+	_, err := s.change(ctx, name, func(e *entry) error {
+		if newest := e.find(v.Version); newest == nil || newest.Digest != v.Digest {
+			return errUnchanged
+		}
+		e.Versions = slices.DeleteFunc(e.Versions, func(o Version) bool { return o.Version == v.Version })
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w; and version %d of %s, which may lack contents, could not be taken back: %v", cause, v.Version, name, err)
+	}
+	return cause
+}
+
+// discard deletes the contents of versions that left the index, as far as
+// nothing else refers to them.
+func (s *Store) discard(ctx context.Context, versions []Version) error {
+	if len(versions) == 0 {
+		return nil
+	}
+	var digests []string
+	for _, v := range versions {
+		digests = append(digests, v.Digest)
+		parts, err := s.parts(ctx, v)
+		if err != nil {
+			continue // a manifest that is lost names no parts; Sweep finds them
+		}
+		for _, p := range parts {
+			digests = append(digests, p.Digest)
+		}
+	}
+	_, err := s.collect(ctx, digests)
+	return err
 }
 
 // Get writes the contents of a file's version to w, "name" for the newest or
@@ -149,8 +224,8 @@ func (s *Store) Versions(ctx context.Context, name string) ([]Version, error) {
 	if len(e.Versions) == 0 {
 		return nil, missing(e, 0)
 	}
-	out := append([]Version(nil), e.Versions...)
-	sort.Slice(out, func(i, j int) bool { return out[i].Version > out[j].Version })
+	out := slices.Clone(e.Versions)
+	slices.Reverse(out)
 	return out, nil
 }
 
@@ -169,25 +244,37 @@ func (s *Store) List(ctx context.Context, prefix string) ([]File, error) {
 	return files, nil
 }
 
-// Remove removes a file, or with "name@3" one version of it. It returns
-// [ErrBadName] or [ErrNotFound].
+// Remove removes a file, or with "name@3" one version of it, and deletes the
+// contents that nothing else refers to. It returns [ErrBadName] or [ErrNotFound].
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	name, number, err := ParseRef(ref)
 	if err != nil {
 		return err
 	}
+	var dropped []Version
 	_, err = s.change(ctx, name, func(e *entry) error {
 		if e.find(number) == nil {
+			// Unless it was our own write, whose acknowledgement was lost.
+			if dropped != nil {
+				return errUnchanged
+			}
 			return missing(e, number)
 		}
-		var kept []Version
-		for _, v := range e.Versions {
-			if number != 0 && v.Version != number {
-				kept = append(kept, v)
+		dropped = nil
+		e.Versions = slices.DeleteFunc(e.Versions, func(v Version) bool {
+			gone := number == 0 || v.Version == number
+			if gone {
+				dropped = append(dropped, v)
 			}
-		}
-		e.Versions = kept
+			return gone
+		})
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if err := s.discard(ctx, dropped); err != nil {
+		return fmt.Errorf("%s is removed, but its contents still take space: %w", ref, err)
+	}
+	return nil
 }

@@ -1,0 +1,208 @@
+package objectstore_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
+	"idunno/objectstore"
+)
+
+func digestOf(p []byte) string { return fmt.Sprintf("%x", sha256.Sum256(p)) }
+
+// handles opens the buckets behind the store.
+func handles(tb testing.TB, ctx context.Context, b *broker.Broker) (jetstream.ObjectStore, jetstream.KeyValue) {
+	tb.Helper()
+	objects, index, err := b.Files(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return objects, index
+}
+
+// until asks again and again whether something has happened.
+func until(tb testing.TB, ctx context.Context, what string, fn func() bool) {
+	tb.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !fn() {
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("%s: not in time", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func stored(tb testing.TB, ctx context.Context, objects jetstream.ObjectStore) uint64 {
+	tb.Helper()
+	status, err := objects.Status(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return status.Size()
+}
+
+func TestUploaderKilledHalfWay(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _ := handles(t, ctx, b)
+	put(t, s, ctx, "big", "old")
+	before := stored(t, ctx, objects)
+
+	dir := t.TempDir()
+	cmd := command(t, ctx, "put", b.NC.ConnectedUrl(), "big", strconv.Itoa(256<<20))
+	cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, ctx, "an upload under way", func() bool { return stored(t, ctx, objects) > before+(4<<20) })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("the upload ended before it was killed")
+	}
+	if got := get(t, s, ctx, "big"); got != "old" {
+		t.Fatalf("after the kill: %q", got)
+	}
+	if list, err := s.Versions(ctx, "big"); err != nil || len(list) != 1 {
+		t.Fatalf("versions after the kill: %+v, %v", list, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Fatalf("temporary files left: %v, %v", left, err)
+	}
+
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+		t.Fatalf("swept %+v, %v though the upload might go on", swept, err)
+	}
+	s.SetClock(func() time.Time { return time.Now().Add(2 * time.Hour) })
+	swept, err := s.Sweep(ctx, b.JS)
+	if err != nil || swept.Uploads != 1 || swept.Chunks < 32 || swept.Objects != 0 {
+		t.Fatalf("swept %+v, %v", swept, err)
+	}
+	if after := stored(t, ctx, objects); after > before+4096 {
+		t.Fatalf("%d bytes stored after the sweep, %d before the upload", after, before)
+	}
+	if got := get(t, s, ctx, "big"); got != "old" {
+		t.Fatalf("after the sweep: %q", got)
+	}
+}
+
+func TestUploadCancelledHalfWayCleansUp(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _ := handles(t, ctx, b)
+	put(t, s, ctx, "big", "old")
+	before := stored(t, ctx, objects)
+	upload, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Put(upload, "big", stream(1, 128<<20))
+		done <- err
+	}()
+	until(t, ctx, "an upload under way", func() bool { return stored(t, ctx, objects) > before+(4<<20) })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled upload: %v", err)
+	}
+	if got := get(t, s, ctx, "big"); got != "old" {
+		t.Fatalf("after the cancellation: %q", got)
+	}
+	if after := stored(t, ctx, objects); after > before+4096 {
+		t.Fatalf("%d bytes stored after the cancellation, %d before the upload", after, before)
+	}
+}
+
+func TestFileThatChangesWhileStored(t *testing.T) {
+	s, _, ctx := open(t)
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("skipped contents"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Seek(8, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(ctx, "f", f); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, s, ctx, "f"); got != "contents" {
+		t.Fatalf("a file read from its middle: %q", got)
+	}
+}
+
+func TestDamagedObjectIsNeverDelivered(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _ := handles(t, ctx, b)
+	good := noise(1, 400<<10)
+	digest := digestOf(good)
+	for what, bad := range map[string][]byte{"other": noise(2, len(good)), "empty": {}, "shorter": good[:1000], "longer": append(bytes.Clone(good), 1)} {
+		if _, err := s.Put(ctx, "f", bytes.NewReader(good)); err != nil {
+			t.Fatalf("%s: put: %v", what, err)
+		}
+		if _, err := objects.PutBytes(ctx, digest, bad); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(ctx, "f", &bytes.Buffer{}); !errors.Is(err, objectstore.ErrCorrupt) {
+			t.Errorf("%s bytes: get: %v, want ErrCorrupt", what, err)
+		}
+		// Storing the file again repairs it, under the same version.
+		v, err := s.Put(ctx, "f", bytes.NewReader(good))
+		if err != nil || v.Version != 1 {
+			t.Fatalf("%s bytes: put again: %+v, %v", what, v, err)
+		}
+		if got := get(t, s, ctx, "f"); got != string(good) {
+			t.Errorf("%s bytes: not repaired", what)
+		}
+	}
+}
+
+func TestLostObjectIsStoredAgain(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _ := handles(t, ctx, b)
+	v := put(t, s, ctx, "f", "text")
+	if err := objects.Delete(ctx, v.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(ctx, "f", &bytes.Buffer{}); !errors.Is(err, objectstore.ErrNotFound) {
+		t.Fatalf("get of a lost object: %v", err)
+	}
+	put(t, s, ctx, "f", "text")
+	if got := get(t, s, ctx, "f"); got != "text" {
+		t.Fatalf("got %q", got)
+	}
+}
+
+func TestDamagedIndexIsTold(t *testing.T) {
+	s, b, ctx := open(t)
+	_, index := handles(t, ctx, b)
+	for _, value := range []string{"", "{", `{"v":1,"name":"g","next":1}`, `{"v":1,"name":"f","next":0}`, strings.Repeat("x", 1<<19)} {
+		if _, err := index.PutString(ctx, objectstore.KeyOf("f"), value); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Resolve(ctx, "f"); !errors.Is(err, objectstore.ErrCorrupt) {
+			t.Errorf("index entry %.20q: resolve: %v", value, err)
+		}
+		if _, err := s.Put(ctx, "f", strings.NewReader("new")); !errors.Is(err, objectstore.ErrCorrupt) {
+			t.Errorf("index entry %.20q: put: %v", value, err)
+		}
+	}
+	if _, err := index.PutString(ctx, objectstore.KeyOf("f"), `{"v":2,"name":"f"}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Resolve(ctx, "f"); err == nil || !strings.Contains(err.Error(), "same version everywhere") {
+		t.Errorf("index entry of a later program: %v", err)
+	}
+}
