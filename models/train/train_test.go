@@ -78,12 +78,12 @@ func TestRunLearns(t *testing.T) {
 }
 
 func TestRunIsDeterministic(t *testing.T) {
-	set := stripes(107, 12) // the last batch is short and does not divide by eight
+	set := stripes(47, 12) // the last batch is short and does not divide by eight
 	for _, arch := range []string{"mlp", "cnn"} {
 		t.Run(arch, func(t *testing.T) {
 			train := func(change func(*Config)) []byte {
 				c := quick(arch)
-				c.Epochs = 2
+				c.Epochs, c.BatchSize = 1, 20
 				change(&c)
 				res, err := Run(t.Context(), set, c)
 				if err != nil {
@@ -92,7 +92,7 @@ func TestRunIsDeterministic(t *testing.T) {
 				return res.ONNX
 			}
 			want := train(func(c *Config) { c.Threads = 1 })
-			for _, threads := range []int{2, 3, 8, 20} {
+			for _, threads := range []int{2, 3, 20} {
 				if !bytes.Equal(train(func(c *Config) { c.Threads = threads }), want) {
 					t.Errorf("%d threads give another model than one", threads)
 				}
