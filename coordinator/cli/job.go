@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"idunno/broker/wire"
+	"idunno/coordinator/cli/render"
+	"idunno/coordinator/client"
+)
+
+func (a *app) jobCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "job N", Short: "show one job", Args: nargs(1),
+		Long:    "Shows what a job asked for, what was frozen when it was admitted, and how far it is.",
+		Example: "  idunno job 12\n  idunno job 12 --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := jobNumber(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return a.withClient(cmd, func(ctx context.Context, api *client.Client) error {
+				reply, err := api.Job(ctx, n)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return render.JSON(a.stdout, struct {
+						Schema int `json:"schema_version"`
+						*wire.JobReply
+					}{render.Schema, reply})
+				}
+				a.printRecord(reply.Record, reply.Stats)
+				return nil
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
+	var rows [][]string
+	add := func(name, format string, args ...any) {
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
+	}
+	if r != nil {
+		add("job", "%d", r.Job)
+		add("state", "%s", stateWord(r.State))
+		if r.Reason != "" {
+			add("reason", "%s", r.Reason)
+		}
+		if r.Doc.Training() {
+			add("train", "%s, %d epochs, seed %d", r.Doc.Train, r.Doc.Epochs, r.Doc.Seed)
+		} else {
+			add("model", "%s%s", r.Doc.Model, versionNote(r.ModelVersion, r.ModelDigest))
+			add("batches", "%d to %d (%s), %d to a task", r.Doc.From, r.Doc.To, render.Count(int64(r.Batches())), r.TaskSize)
+		}
+		add("data", "%s%s", r.Doc.Data, versionNote(r.DataVersion, r.DataDigest))
+		add("submitted", "%s", render.Time(r.Submitted))
+		if !r.Ended.IsZero() {
+			add("ended", "%s", render.Time(r.Ended))
+		}
+		if t := r.Trained; t != nil {
+			add("trained", "%s@%d, accuracy %s on its training data", t.Model, t.Version, render.Percent(t.Accuracy))
+			if t.HeldOut > 0 {
+				add("held out", "accuracy %s", render.Percent(t.HeldOut))
+			}
+		}
+	}
+	if s != nil && s.Total > 0 && s.Train == "" {
+		add("done", "%d of %d batches, %d failed", s.Batches, s.Total, s.Failed)
+		add("rate", "%s img/s over the last 10 s, %s img/s in all", render.Rate(s.Rate), render.Rate(s.ImagesPerSecond))
+		add("accuracy", "%s", render.Percent(s.Accuracy))
+		add("loss", "%.4f", s.Loss)
+		add("batch time", "mean %s ms, sd %s, p50 %s, p95 %s, p99 %s", render.Millis(s.MeanMs), render.Millis(s.SdMs),
+			render.Millis(s.P50Ms), render.Millis(s.P95Ms), render.Millis(s.P99Ms))
+	}
+	for _, row := range rows {
+		fmt.Fprintf(a.stdout, "%-11s %s\n", row[0], render.Clean(row[1]))
+	}
+}
+
+// versionNote tells what "newest" meant when a job was admitted.
+func versionNote(version int, digest string) string {
+	if version == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (version %d, %.12s)", version, digest)
+}

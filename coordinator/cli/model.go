@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"idunno/broker/wire"
+	"idunno/coordinator/cli/render"
+	"idunno/coordinator/cluster"
+	"idunno/models"
+	"idunno/objectstore"
+)
+
+func (a *app) modelCommand() *cobra.Command {
+	return group("model", "models: add, ls", a.modelAdd(), a.modelLs())
+}
+
+// maxModelFile bounds the memory that reading a model file takes.
+const maxModelFile = 2 << 30
+
+func (a *app) modelAdd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "add NAME FILE", Short: "store an ONNX model as a new version of NAME", Args: nargs(2),
+		Long: `Stores an ONNX model, after checking that a worker can run it: queries name it
+as NAME, or NAME@N for the N-th version.`,
+		Example: "  idunno model add digits digits.onnx\n  idunno submit digits 1-50",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !wire.ValidRef(args[0]) || strings.Contains(args[0], "@") {
+				return usage(cmd, "name %q: lower-case letters, digits and . _ - are allowed, at most 64", args[0])
+			}
+			onnx, err := readModel(args[1])
+			if err != nil {
+				return err
+			}
+			model, err := models.Load(onnx, models.Options{})
+			if err != nil {
+				return fmt.Errorf("%s can't run here: %w", args[1], err)
+			}
+			return a.withStore(cmd, func(ctx context.Context, store *objectstore.Store) error {
+				v, err := cluster.StoreModel(ctx, store, args[0], onnx)
+				if err != nil {
+					return err
+				}
+				info := model.Info()
+				a.talk("%s: %s parameters, %s FLOP an image, output %s", args[0], render.Count(info.Parameters), render.Count(info.FLOPsPerImage), info.Output)
+				return a.printVersion(cluster.ModelFolder+args[0], v, asJSON)
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func readModel(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := io.ReadAll(io.LimitReader(f, maxModelFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(p) > maxModelFile {
+		return nil, fmt.Errorf("%s is larger than %s, the largest model", file, render.Bytes(maxModelFile))
+	}
+	return p, nil
+}
+
+func (a *app) modelLs() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "ls", Short: "list models", Args: nargs(0),
+		Example: "  idunno model ls\n  idunno model ls --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(cmd, func(ctx context.Context, store *objectstore.Store) error {
+				files, err := store.List(ctx, cluster.ModelFolder)
+				if err != nil {
+					return err
+				}
+				type row struct {
+					Name     string              `json:"name"`
+					Newest   objectstore.Version `json:"newest"`
+					Versions int                 `json:"versions"`
+				}
+				rows := []row{}
+				var cells [][]string
+				for _, f := range files {
+					name := strings.TrimPrefix(f.Name, cluster.ModelFolder)
+					rows = append(rows, row{name, f.Newest, f.Versions})
+					cells = append(cells, []string{name, strconv.Itoa(f.Newest.Version), strconv.Itoa(f.Versions),
+						render.Bytes(f.Newest.Size), render.Time(f.Newest.Created), f.Newest.Digest[:12]})
+				}
+				if asJSON {
+					return render.JSON(a.stdout, struct {
+						Schema int   `json:"schema_version"`
+						Models []row `json:"models"`
+					}{render.Schema, rows})
+				}
+				if len(rows) == 0 {
+					a.talk("no models: add one with `idunno model add NAME FILE`")
+					return nil
+				}
+				render.Table(a.stdout, []render.Column{render.L("MODEL"), render.R("NEWEST"), render.R("KEPT"), render.R("SIZE"),
+					render.L("STORED"), render.L("SHA256")}, cells)
+				return nil
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}

@@ -1,0 +1,309 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+	"idunno/coordinator/client"
+)
+
+const (
+	readyWait = 45 * time.Second
+	// stopWait is how long a role has to stop in order. A worker that computes a
+	// task finishes it first.
+	stopWait = 10 * time.Second
+	pollRate = 50 * time.Millisecond
+)
+
+// Config says what cluster to start. Program and Store are the only fields
+// without a default.
+type Config struct {
+	// Program is the path of this program, see os.Executable.
+	Program string
+	// Store is the directory of everything that the cluster keeps.
+	Store string
+	// Host to listen on; default loopback.
+	Host string
+	// Port to listen on; 0 means 4222, -1 any free one.
+	Port int
+	// Coordinators and Workers are numbers of processes; default 1 and 3.
+	Coordinators, Workers int
+	// Cores are split over the workers' compute slots, at least one each;
+	// default the machine's.
+	Cores int
+	// Env is the children's environment; default this process's.
+	Env []string
+	// Log gets every line that a child writes, "NAME  LINE"; default nothing.
+	Log io.Writer
+}
+
+// Ready is what a role prints with --json once it works, as one line.
+type Ready struct {
+	Schema int       `json:"schema_version"`
+	Role   wire.Role `json:"role"`
+	Name   string    `json:"name"`
+	URL    string    `json:"url"`
+	PID    int       `json:"pid"`
+}
+
+// Local is a running cluster of child processes.
+type Local struct {
+	cfg    Config
+	url    string
+	broker *broker.Broker
+	died   chan error
+
+	mu       sync.Mutex // guards children and writes to cfg.Log
+	children []*child   // in the order started
+}
+
+// Start starts a cluster and returns when every process has joined it. When it
+// can't, nothing is left running. It returns [ErrChild] with the last words of
+// the process that failed, or [ErrNotReady].
+func Start(ctx context.Context, cfg Config) (*Local, error) {
+	if cfg.Coordinators == 0 {
+		cfg.Coordinators = 1
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = 3
+	}
+	if cfg.Cores == 0 {
+		cfg.Cores = runtime.NumCPU()
+	}
+	if cfg.Host == "" {
+		cfg.Host = "127.0.0.1"
+	}
+	l := &Local{cfg: cfg, died: make(chan error, 1+cfg.Coordinators+cfg.Workers)}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	if err := l.start(ctx); err != nil {
+		l.Stop()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Local) start(ctx context.Context) error {
+	c, err := l.spawn(wire.RoleBroker, "broker", "--host", l.cfg.Host, "--port", strconv.Itoa(l.cfg.Port), "--store", l.cfg.Store, "--json")
+	if err != nil {
+		return err
+	}
+	line, err := c.line(ctx)
+	if err != nil {
+		return err
+	}
+	var ready Ready
+	if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.URL == "" {
+		return fmt.Errorf("%w: the broker said %q", ErrNotReady, line)
+	}
+	l.url = ready.URL
+	if l.broker, err = broker.Connect(ctx, broker.Config{Servers: l.url, Name: "cluster"}); err != nil {
+		return err
+	}
+	if err := l.broker.Ensure(ctx); err != nil {
+		return err
+	}
+	names, err := l.spawnRoles()
+	if err != nil {
+		return err
+	}
+	return l.join(ctx, names)
+}
+
+// spawnRoles starts the coordinators and the workers.
+func (l *Local) spawnRoles() (names []string, err error) {
+	for i := range l.cfg.Coordinators {
+		name := "coordinator-" + strconv.Itoa(i+1)
+		if _, err := l.spawn(wire.RoleCoordinator, name, "--server", l.url, "--name", name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	for i, slots := range split(l.cfg.Cores, l.cfg.Workers) {
+		name := "worker-" + strconv.Itoa(i+1)
+		_, err := l.spawn(wire.RoleWorker, name, "--server", l.url, "--name", name,
+			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, "cache"))
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// split divides cores over n workers as evenly as it goes, at least one each.
+func split(cores, n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = max(1, cores/n)
+		if cores > n && i < cores%n {
+			out[i]++
+		}
+	}
+	return out
+}
+
+// spawn starts a process; the role is also the command that runs it.
+func (l *Local) spawn(role wire.Role, name string, args ...string) (*child, error) {
+	env := l.cfg.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	args = append([]string{string(role), "--until-stdin-ends"}, args...)
+	c, err := start(l.cfg.Program, name, env, args, l.say)
+	if err != nil {
+		return nil, err
+	}
+	c.role = role
+	l.mu.Lock()
+	l.children = append(l.children, c)
+	l.mu.Unlock()
+	go func() {
+		<-c.done
+		if !c.asked() {
+			l.died <- c.failure()
+		}
+	}()
+	return c, nil
+}
+
+func (l *Local) say(name, line string) {
+	if l.cfg.Log == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.cfg.Log, "%-13s  %s\n", name, line)
+}
+
+// join waits until every named node is in the membership list.
+func (l *Local) join(ctx context.Context, names []string) error {
+	api := client.New(l.broker)
+	tick := time.NewTicker(pollRate)
+	defer tick.Stop()
+	for {
+		missing, err := absent(ctx, api, names)
+		if err == nil && len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case err := <-l.died:
+			return err
+		case <-ctx.Done():
+			if err != nil && !errors.Is(err, ctx.Err()) {
+				return fmt.Errorf("%w: %w", ErrNotReady, err)
+			}
+			return fmt.Errorf("%w: still missing %v: %w", ErrNotReady, missing, context.Cause(ctx))
+		}
+	}
+}
+
+func absent(ctx context.Context, api *client.Client, names []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	reply, err := api.Nodes(ctx)
+	if err != nil {
+		return names, err
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return slices.ContainsFunc(reply.Nodes, func(n wire.Node) bool {
+			return n.Node == name && n.State == wire.NodeAlive
+		})
+	}), nil
+}
+
+// URL is where clients connect.
+func (l *Local) URL() string { return l.url }
+
+// Broker is the cluster's own connection; Stop closes it.
+func (l *Local) Broker() *broker.Broker { return l.broker }
+
+// Died tells of every process that ended without having been asked to; the
+// errors are [ErrChild].
+func (l *Local) Died() <-chan error { return l.died }
+
+// PID is the process number of a child by its name ("broker", "worker-1"), 0
+// when it is not running.
+func (l *Local) PID(name string) int {
+	if c := l.find(name); c != nil {
+		return c.cmd.Process.Pid
+	}
+	return 0
+}
+
+// Kill ends a process with SIGKILL, as a crash would, and returns the time just
+// before. It returns [ErrNoSuchChild] when no process of that name is running.
+func (l *Local) Kill(name string) (time.Time, error) {
+	c := l.find(name)
+	if c == nil {
+		return time.Time{}, fmt.Errorf("%w: %s", ErrNoSuchChild, name)
+	}
+	at := time.Now()
+	c.kill()
+	return at, nil
+}
+
+func (l *Local) find(name string) *child {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.children {
+		select {
+		case <-c.done:
+			continue
+		default:
+		}
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Stop stops the workers, then the coordinators, then the broker, and returns
+// when all are gone. What does not stop in time is killed. It may be called again.
+func (l *Local) Stop() {
+	l.mu.Lock()
+	all := slices.Clone(l.children)
+	l.mu.Unlock()
+	stopAll(all, wire.RoleWorker)
+	stopAll(all, wire.RoleCoordinator)
+	if l.broker != nil {
+		l.broker.Close()
+	}
+	stopAll(all, wire.RoleBroker)
+}
+
+func stopAll(all []*child, role wire.Role) {
+	deadline := time.NewTimer(stopWait)
+	defer deadline.Stop()
+	var waiting []*child
+	for _, c := range all {
+		if c.role == role {
+			c.stop()
+			waiting = append(waiting, c)
+		}
+	}
+	for i, c := range waiting {
+		select {
+		case <-c.done:
+		case <-deadline.C:
+			for _, late := range waiting[i:] {
+				late.kill()
+			}
+			return
+		}
+	}
+}
