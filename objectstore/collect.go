@@ -150,7 +150,13 @@ func (s *Store) carryOut(ctx context.Context, owner string, revision uint64) (in
 				next.Digests = append(next.Digests, digest)
 			}
 		}
+		if len(next.Digests) == 0 {
+			next = doomed{}
+		}
 		sealed, err := s.swap(ctx, keyDoomed, next.encode(), snap.doomedAt)
+		if err == nil && len(next.Digests) == 0 {
+			return 0, nil
+		}
 		if err == nil {
 			return s.deleteAll(ctx, next, sealed)
 		}
@@ -169,7 +175,7 @@ func (s *Store) deleteAll(ctx context.Context, table doomed, revision uint64) (d
 	for len(table.Digests) > 0 {
 		if time.Now().Round(0).Sub(renewed) > renewEvery {
 			if revision, err = s.swap(ctx, keyDoomed, table.encode(), revision); err != nil {
-				return deleted, err
+				return deleted, unlessTakenOver(err)
 			}
 			renewed = time.Now().Round(0)
 		}
@@ -182,7 +188,16 @@ func (s *Store) deleteAll(ctx context.Context, table doomed, revision uint64) (d
 		deleted++
 	}
 	_, err = s.swap(ctx, keyDoomed, doomed{}.encode(), revision)
-	return deleted, err
+	return deleted, unlessTakenOver(err)
+}
+
+// unlessTakenOver drops the error of a collector that someone believed dead:
+// whoever took the table over finishes it.
+func unlessTakenOver(err error) error {
+	if isConflict(err) {
+		return nil
+	}
+	return err
 }
 
 // references returns every object that a version in the snapshot refers to.
