@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -151,20 +152,20 @@ func parseHeader(p []byte) (map[string]tensor, error) {
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
-			return nil, fmt.Errorf("safetensors header: %v: %w", err, ErrFormat)
+			return nil, fmt.Errorf("safetensors header: %w: %w", err, ErrFormat)
 		}
 		name, _ := t.(string)
 		switch _, dup := out[name]; {
 		case name == "__metadata__" && !meta:
 			var m map[string]string
 			if err := d.Decode(&m); err != nil {
-				return nil, fmt.Errorf("safetensors metadata: %v: %w", err, ErrFormat)
+				return nil, fmt.Errorf("safetensors metadata: %w: %w", err, ErrFormat)
 			}
 			meta = true
 		case (name == "x" || name == "y") && !dup:
 			var v tensor
 			if err := d.Decode(&v); err != nil {
-				return nil, fmt.Errorf("safetensors tensor %q: %v: %w", name, err, ErrFormat)
+				return nil, fmt.Errorf("safetensors tensor %q: %w: %w", name, err, ErrFormat)
 			}
 			out[name] = v
 		default:
@@ -174,7 +175,7 @@ func parseHeader(p []byte) (map[string]tensor, error) {
 	if _, err := d.Token(); err != nil {
 		return nil, fmt.Errorf("safetensors header ends early: %w", ErrFormat)
 	}
-	if _, err := d.Token(); err != io.EOF {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("safetensors header goes on after its end: %w", ErrFormat)
 	}
 	return out, nil

@@ -47,7 +47,7 @@ func readIDX(r io.Reader, maxBytes int64) (*IDX, error) {
 	if magic, _ := br.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(br)
 		if err != nil {
-			return nil, fmt.Errorf("gzip: %v: %w", err, ErrFormat)
+			return nil, fmt.Errorf("gzip: %w", idxError(err))
 		}
 		br = bufio.NewReader(z)
 	}
@@ -75,7 +75,7 @@ func readIDX(r io.Reader, maxBytes int64) (*IDX, error) {
 	switch _, err := br.ReadByte(); {
 	case err == nil:
 		return nil, fmt.Errorf("the file goes on after the %d bytes of shape %v: %w", size, shape, ErrFormat)
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		return nil, idxError(err)
 	}
 	return &IDX{Shape: shape, Data: data}, nil
@@ -111,7 +111,7 @@ func idxError(err error) error {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, &deflate):
-		return fmt.Errorf("%v: %w", err, ErrFormat)
+		return fmt.Errorf("%w: %w", err, ErrFormat)
 	}
 	return err
 }

@@ -47,7 +47,7 @@ func ParseManifest(p []byte) (*Manifest, error) {
 	}
 	m := &Manifest{}
 	if err := json.Unmarshal(p, m); err != nil {
-		return nil, fmt.Errorf("read manifest: %v: %w", err, ErrFormat)
+		return nil, fmt.Errorf("read manifest: %w: %w", err, ErrFormat)
 	}
 	if err := m.Check(); err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)

@@ -107,7 +107,7 @@ func unpack(p string, maxBytes int64) (*Set, error) {
 	body := bytes.NewBuffer(make([]byte, 0, min(size+bytes.MinRead, int64(len(p))*16)))
 	z := flate.NewReader(strings.NewReader(p[packedHeader:]))
 	if _, err := body.ReadFrom(io.LimitReader(z, size+1)); err != nil {
-		return nil, fmt.Errorf("%v: %w", err, ErrFormat)
+		return nil, fmt.Errorf("%w: %w", err, ErrFormat)
 	}
 	if int64(body.Len()) != size {
 		return nil, fmt.Errorf("%d images of %dx%d in %d bytes: %w", n, rows, cols, body.Len(), ErrFormat)
