@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -128,10 +129,17 @@ func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(data []byt
 	if err != nil {
 		return fmt.Errorf("open results: %w", err)
 	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{resultsOf(job)}})
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{resultsOf(job)}, InactiveThreshold: 10 * time.Second})
 	if err != nil {
 		return fmt.Errorf("read results of job %d: %w", job, err)
 	}
+	// The server would keep the consumer for a while; readers that poll would
+	// run into its limit.
+	defer func() {
+		if info := consumer.CachedInfo(); info != nil {
+			_ = stream.DeleteConsumer(context.WithoutCancel(ctx), info.Name)
+		}
+	}()
 	info, err := consumer.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read results of job %d: %w", job, err)

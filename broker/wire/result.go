@@ -39,8 +39,8 @@ type BatchResult struct {
 	LossSum float64 `json:"loss_sum"`
 	// Nanos is the processing time of the batch in nanoseconds.
 	Nanos int64 `json:"ns"`
-	// Class is the predicted class of each image, Prob its probability, Labels
-	// the true class; packed little-endian in base64.
+	// Class is the predicted class of each image, Prob its probability (empty for
+	// models that give none), Labels the true class; packed little-endian in base64.
 	Class  Int32s   `json:"class"`
 	Prob   Float32s `json:"prob"`
 	Labels Int32s   `json:"labels,omitempty"`
@@ -118,7 +118,7 @@ func (b *BatchResult) check(batch int) error {
 	switch {
 	case b.Batch != batch:
 		return fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
-	case b.Images < 0 || len(b.Class) != b.Images || len(b.Prob) != b.Images || len(b.Labels) != labels:
+	case b.Images < 0 || len(b.Class) != b.Images || len(b.Prob) != b.Images && len(b.Prob) != 0 || len(b.Labels) != labels:
 		return fmt.Errorf("batch %d: %d classes, %d probabilities, %d labels for %d images", batch, len(b.Class), len(b.Prob), len(b.Labels), b.Images)
 	case b.Correct < 0 || b.Correct > labels || b.Nanos < 0:
 		return fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
