@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,8 +40,9 @@ model in the SDFS as a new version. Shows loss and accuracy of every epoch.
 The training set must be in the SDFS: idunno data fetch mnist, or without a network
 idunno data import mnist-train --idx DIR.
 
-With --local it trains here, without a cluster, on MNIST's files in the directory
-that --idx names, and writes the model to a file. The same seed gives the same model.`,
+With --local it trains here, without a cluster, on the training files in the
+directory that --idx names, and writes the model to a file. They must be MNIST's,
+unless --data gives another name. The same seed gives the same model.`,
 		Example: `  idunno train mlp
   idunno train cnn --epochs 3 --seed 7
   idunno train mlp --local --idx ~/mnist --out mlp.onnx`,
@@ -78,8 +80,6 @@ func (f *trainFlags) check(cmd *cobra.Command, arch string) error {
 		return usage(cmd, "--seed %d: choose 1 to %d", f.seed, 1<<31-1)
 	case f.local && f.idx == "":
 		return usage(cmd, "--local needs --idx DIR, a directory with MNIST's four files")
-	case f.local && f.data != "":
-		return usage(cmd, "--local trains on the files in --idx; leave --data out")
 	case !f.local && (f.idx != "" || f.out != ""):
 		return usage(cmd, "--idx and --out belong to --local; a cluster trains on a data set in the SDFS: idunno data import mnist-train --idx DIR")
 	}
@@ -113,7 +113,7 @@ func epochLine(e *wire.EpochStats, of int) string {
 }
 
 func (a *app) trainHere(ctx context.Context, arch string, f trainFlags) error {
-	set, err := loadSet(wire.DefaultTrainData, f.idx, "train")
+	set, err := loadSet(cmp.Or(f.data, wire.DefaultTrainData), f.idx, "train")
 	if err != nil {
 		return err
 	}
