@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"idunno/bench"
+	"idunno/coordinator/cli/render"
+	"idunno/models/dataset"
+	"idunno/models/zoo"
+)
+
+var errBenchNotOK = errors.New("results were lost, doubled or differed: see counts")
+
+// benchCommand is a thin shell over package bench.
+func (a *app) benchCommand() *cobra.Command {
+	return group("bench SCENARIO", "measure: ratios that hold on any machine, and this one's figures",
+		a.benchEngineCommand(), a.benchPipelineCommand())
+}
+
+func (a *app) benchEngineCommand() *cobra.Command {
+	var asJSON bool
+	var c bench.EngineConfig
+	cmd := &cobra.Command{
+		Use: "engine", Short: "the inference engine by itself, per model and batch size", Args: nargs(0),
+		Long: `Runs the shipped models on MNIST's test images in this process, one slot on one
+core: images and floating-point operations per second, the time of a batch,
+allocations, for each batch size; then pairs one slot with a slot on every core.
+Nothing else should run on the machine meanwhile.`,
+		Example: "  idunno bench engine\n  idunno bench engine --sizes 1,100 --span 1s --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.benchInputs(&c.Models, &c.Set); err != nil {
+				return err
+			}
+			for _, size := range c.Sizes {
+				if size < 1 || size > c.Set.Len() {
+					return usage(cmd, "--sizes %d: choose 1 to %d", size, c.Set.Len())
+				}
+			}
+			c.Progress = a.benchProgress
+			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Engine(ctx, c) })
+		},
+	}
+	cmd.Flags().IntSliceVar(&c.Sizes, "sizes", []int{1, 8, 32, 100, 256}, "batch `SIZES`")
+	cmd.Flags().DurationVar(&c.Span, "span", 2*time.Second, "`TIME` to measure each model and size")
+	cmd.Flags().IntVar(&c.Pairs, "pairs", 5, "`N` pairs behind the ratio of slots")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) benchPipelineCommand() *cobra.Command {
+	var asJSON bool
+	var c bench.PipelineConfig
+	cmd := &cobra.Command{
+		Use: "pipeline", Short: "the whole way of a query against the engine alone", Args: nargs(0),
+		Long: `Starts a cluster of its own (broker, coordinator, one worker with a slot on every
+core, as processes), and pairs jobs with runs of the engine alone on the same cores
+and batches. The ratio says what share of the engine's speed arrives at the end of
+the pipeline, durable results included. Nothing else should run meanwhile.`,
+		Example: "  idunno bench pipeline\n  idunno bench pipeline --pairs 5 --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Pairs < 1 {
+				return usage(cmd, "--pairs %d: at least 1", c.Pairs)
+			}
+			if err := a.benchInputs(&c.Models, &c.Set); err != nil {
+				return err
+			}
+			var err error
+			if c.Program, err = os.Executable(); err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			c.Batches = map[string]int{"cnn": 60}
+			c.Progress = a.benchProgress
+			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Pipeline(ctx, c) })
+		},
+	}
+	cmd.Flags().IntVar(&c.Pairs, "pairs", 15, "`N` pairs of a job and a run of the engine, per model")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// benchInputs are the shipped models and test images.
+func (a *app) benchInputs(onnx *map[string][]byte, set **dataset.Set) error {
+	*onnx = make(map[string][]byte)
+	for _, name := range zoo.Names() {
+		(*onnx)[name], _ = zoo.Model(name)
+	}
+	var err error
+	*set, err = dataset.MNISTTest()
+	return err
+}
+
+func (a *app) benchProgress(line string) { a.talk("%s", line) }
+
+func (a *app) benchRun(cmd *cobra.Command, asJSON bool, run func(context.Context) (*bench.Document, error)) error {
+	d, err := run(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = render.JSON(a.stdout, d)
+	} else {
+		printBench(a.stdout, d)
+	}
+	if err == nil && !d.OK {
+		err = errBenchNotOK
+	}
+	return err
+}
+
+func printBench(w io.Writer, d *bench.Document) {
+	fmt.Fprintf(w, "%s on %s, %d cores, %s\n\n", d.Scenario, d.Machine.CPU, d.Machine.Cores, d.Machine.Go)
+	rows := make([][]string, 0, len(d.Results))
+	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
+	for _, r := range d.Results {
+		if r.P50 >= 1000 {
+			rows = append(rows, []string{r.Name, r.Unit, render.Count(int64(r.N)), render.Count(int64(r.P50)), render.Count(int64(r.Mean)), render.Count(int64(r.P99))})
+			continue
+		}
+		rows = append(rows, []string{r.Name, r.Unit, render.Count(int64(r.N)), number(r.P50), number(r.Mean), number(r.P99)})
+	}
+	render.Table(w, []render.Column{render.L("RESULT"), render.L("UNIT"), render.R("N"), render.R("P50"), render.R("MEAN"), render.R("P99")}, slices.Clip(rows))
+	fmt.Fprintln(w)
+	rows = rows[:0]
+	for _, r := range d.Ratios {
+		rows = append(rows, []string{r.Name, render.Count(int64(r.N)), strconv.FormatFloat(r.Value, 'f', 3, 64)})
+	}
+	render.Table(w, []render.Column{render.L("RATIO"), render.R("PAIRS"), render.R("MEDIAN")}, rows)
+}
