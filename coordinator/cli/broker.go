@@ -3,10 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"idunno/broker"
 	"idunno/broker/embedded"
 	"idunno/broker/wire"
 	"idunno/coordinator/cluster"
@@ -65,6 +69,11 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 		return err
 	}
 	defer srv.Stop()
+	member, err := joinBroker(ctx, cfg, srv.URL())
+	if err != nil {
+		return err
+	}
+	defer member()
 	if err := a.announce(tied, asJSON, cluster.Ready{Role: wire.RoleBroker, Name: cfg.Name, URL: srv.URL()}); err != nil {
 		return err
 	}
@@ -74,4 +83,31 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 	case <-srv.Done():
 		return fmt.Errorf("the server stopped by itself: is the disk of %s full?", cfg.Store)
 	}
+}
+
+// joinBroker creates the streams, so that submissions are kept from the first
+// moment on, and makes the broker a member of the cluster. The returned function
+// takes it off the list.
+func joinBroker(ctx context.Context, cfg embedded.Config, url string) (leave func(), err error) {
+	b, err := broker.Connect(ctx, broker.Config{Servers: url, Name: cfg.Name})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Ensure(ctx); err != nil {
+		b.Close()
+		return nil, err
+	}
+	beat := wire.Heartbeat{Schema: wire.Schema, Node: cfg.Name, Role: wire.RoleBroker, Incarnation: time.Now().UnixNano(),
+		Version: version(), Address: localAddress(b), PID: os.Getpid(), Cores: runtime.NumCPU()}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = broker.Announce(ctx, b.NC, nil, func() wire.Heartbeat { return beat })
+	}()
+	return func() {
+		cancel()
+		<-done
+		b.Close()
+	}, nil
 }
