@@ -24,6 +24,7 @@ func Gemm(transA, transB bool, m, n, k int, alpha float32, a []float32, lda int,
 type Workspace struct {
 	level level
 	a, b  []float32
+	st    store
 }
 
 func (w *Workspace) use() level {
@@ -40,7 +41,7 @@ func (w *Workspace) Gemm(transA, transB bool, m, n, k int, alpha float32, a []fl
 	checkMatrix("C", m, n, c, ldc)
 	left := operand{raw: a, ld: lda, alongK: !transA}
 	right := operand{raw: b, ld: ldb, alongK: transB}
-	w.run(m, n, k, &left, &right, &store{c: c, ldc: ldc, alpha: alpha, beta: beta})
+	w.run(m, n, k, &left, &right, store{c: c, ldc: ldc, alpha: alpha, beta: beta})
 }
 
 // Epilogue is what is done to each element of a product while it is stored: the bias is added, then ReLU is applied.
@@ -107,7 +108,7 @@ func (w *Workspace) MulB(m int, a []float32, lda int, b *PackedB, c []float32, l
 	checkBias(&e, m, b.n)
 	w.level = b.lv
 	left := operand{raw: a, ld: lda, alongK: true}
-	w.run(m, b.n, b.k, &left, &b.op, &store{c: c, ldc: ldc, alpha: 1, end: e})
+	w.run(m, b.n, b.k, &left, &b.op, store{c: c, ldc: ldc, alpha: 1, end: e})
 }
 
 // MulA computes C = A*B with A packed and B a k x n matrix, and applies the epilogue.
@@ -117,7 +118,7 @@ func (w *Workspace) MulA(a *PackedA, n int, b []float32, ldb int, c []float32, l
 	checkBias(&e, a.m, n)
 	w.level = a.lv
 	right := operand{raw: b, ld: ldb}
-	w.run(a.m, n, a.k, &a.op, &right, &store{c: c, ldc: ldc, alpha: 1, end: e})
+	w.run(a.m, n, a.k, &a.op, &right, store{c: c, ldc: ldc, alpha: 1, end: e})
 }
 
 // blockK is the length of the blocks that k is cut into. It is the same for every level and shape because it decides the order of
@@ -125,11 +126,13 @@ func (w *Workspace) MulA(a *PackedA, n int, b []float32, ldb int, c []float32, l
 const blockK = 256
 
 // run walks the blocks of C: panels of B for one block of k and n stay in the second-level cache while blocks of A pass.
-func (w *Workspace) run(m, n, k int, left, right *operand, st *store) {
+func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 	if m == 0 || n == 0 {
 		return
 	}
 	lv := w.use()
+	w.st = to // in w, because what an interface method is given would else be allocated
+	st := &w.st
 	mr, nr := lv.tile()
 	blockM, blockN := lv.blocks()
 	for j := 0; j < n; j += blockN {
@@ -146,6 +149,7 @@ func (w *Workspace) run(m, n, k int, left, right *operand, st *store) {
 			}
 		}
 	}
+	w.st = store{}
 }
 
 func pick(t bool, yes, no int) int {
