@@ -48,7 +48,7 @@ var mayImport = map[string][]string{
 }
 
 // Tests may also use these, for a real server.
-var testsMayImport = []string{"broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}
+var testsMayImport = []string{"coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}
 
 type source struct {
 	path string // from the root, with slashes
