@@ -6,17 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const (
-	// MaxManifest is the largest manifest of a bundle in bytes.
-	MaxManifest = 32 << 20
-	// lookups is how many descriptions are asked for at a time.
-	lookups = 8
-)
+// MaxManifest is the largest manifest of a bundle in bytes.
+const MaxManifest = 32 << 20
 
 // PutBundle stores a manifest as the newest version of the file. The manifest is
 // a JSON object whose member "objects" lists the bundle's parts as
@@ -41,7 +36,7 @@ func (s *Store) PutBundle(ctx context.Context, name string, manifest []byte) (Ve
 		v.PartsSize += p.Size
 	}
 	return s.publish(ctx, name, v, parts, func() error {
-		if err := s.checkParts(ctx, parts); err != nil {
+		if err := each(ctx, parts, s.checkPart); err != nil {
 			return err
 		}
 		return s.ensure(ctx, sp)
@@ -68,32 +63,16 @@ func partsOf(manifest []byte) ([]Object, error) {
 	return m.Objects, nil
 }
 
-// checkParts makes sure that every part is stored with the size listed.
-func (s *Store) checkParts(ctx context.Context, parts []Object) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	work := make(chan Object)
-	var wg sync.WaitGroup
-	for range min(lookups, len(parts)) {
-		wg.Go(func() {
-			for p := range work {
-				if err := s.checkPart(ctx, p); err != nil {
-					cancel(err)
-				}
-			}
-		})
+// parts reads the parts of a bundle's version.
+func (s *Store) parts(ctx context.Context, v Version) ([]Object, error) {
+	var manifest bytes.Buffer
+	if _, err := s.copyObject(ctx, v.Digest, MaxManifest, &manifest); err != nil {
+		return nil, err
 	}
-	for _, p := range parts {
-		select {
-		case work <- p:
-		case <-ctx.Done():
-		}
-	}
-	close(work)
-	wg.Wait()
-	return context.Cause(ctx)
+	return partsOf(manifest.Bytes())
 }
 
+// checkPart makes sure that a part is stored with the size listed.
 func (s *Store) checkPart(ctx context.Context, p Object) error {
 	info, err := s.objects.GetInfo(ctx, p.Digest)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {

@@ -148,7 +148,7 @@ func TestTooManyYoungVersions(t *testing.T) {
 	var list []string
 	v := put(t, s, ctx, "f", "text")
 	for i := range objectstore.MaxVersions {
-		list = append(list, fmt.Sprintf(`{"version":%d,"digest":%q,"size":4,"created":%q}`, i+1, v.Digest, time.Now().UTC().Format(time.RFC3339)))
+		list = append(list, fmt.Sprintf(`{"version":%d,"id":"x","digest":%q,"size":4,"created":%q}`, i+1, v.Digest, time.Now().UTC().Format(time.RFC3339)))
 	}
 	full := fmt.Sprintf(`{"v":1,"name":"f","next":%d,"versions":[%s]}`, len(list)+1, strings.Join(list, ","))
 	if _, err := index.PutString(ctx, objectstore.KeyOf("f"), full); err != nil {
@@ -291,80 +291,113 @@ func TestManyWritersAndRemovers(t *testing.T) {
 	}
 }
 
-// A collector that died leaves its table behind, before or after its seal.
-func TestPutMeetsADeadCollector(t *testing.T) {
-	for _, sealed := range []bool{false, true} {
-		t.Run(fmt.Sprint("sealed ", sealed), func(t *testing.T) {
-			s, b, ctx := open(t)
-			objects, index := handles(t, ctx, b)
-			s.SetStale(100 * time.Millisecond)
-			v := put(t, s, ctx, "f", "text")
-			lost := put(t, s, ctx, "g", "lost")
-			if err := objects.Delete(ctx, lost.Digest); err != nil {
-				t.Fatal(err)
-			}
-			o, err := s.PutObject(ctx, strings.NewReader("nobody's"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := index.Put(ctx, objectstore.KeyDoomed, objectstore.Doomed("dead", sealed, v.Digest, lost.Digest, o.Digest)); err != nil {
-				t.Fatal(err)
-			}
-			put(t, s, ctx, "h", "text")
-			put(t, s, ctx, "i", "lost")
-			if _, err := s.Sweep(ctx, b.JS); err != nil {
-				t.Fatal(err)
-			}
-			for name, want := range map[string]string{"f": "text", "g": "lost", "h": "text", "i": "lost"} {
-				if got := get(t, s, ctx, name); got != want {
-					t.Errorf("%s: %q", name, got)
-				}
-			}
-			if exists(t, ctx, objects, o.Digest) {
-				t.Error("what the dead collector was to delete is still there")
-			}
-			table, err := index.Get(ctx, objectstore.KeyDoomed)
-			if err != nil || !bytes.Equal(table.Value(), objectstore.Doomed("", false)) {
-				t.Errorf("table left behind: %s, %v", table.Value(), err)
-			}
-		})
-	}
-}
-
-// A bundle whose part is deleted while it is being stored is refused and not
-// left in the index.
-func TestBundleMeetsACollectorThatTookItsPart(t *testing.T) {
+// A deleter that died leaves its record behind, the object deleted or not.
+func TestPutMeetsADeadDeleter(t *testing.T) {
 	s, b, ctx := open(t)
 	objects, index := handles(t, ctx, b)
 	s.SetStale(100 * time.Millisecond)
-	o, err := s.PutObject(ctx, strings.NewReader("part"))
+	texts := map[string]string{"there": "text", "lost": "lost text"}
+	for name, text := range texts {
+		o, err := s.PutObject(ctx, strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := index.Put(ctx, objectstore.KeyRecord(o.Digest), objectstore.InDeletion("dead")); err != nil {
+			t.Fatal(err)
+		}
+		if name == "lost" {
+			if err := objects.Delete(ctx, o.Digest); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	o, err := s.PutObject(ctx, strings.NewReader("nobody's"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := index.Put(ctx, objectstore.KeyDoomed, objectstore.Doomed("dying", true, o.Digest)); err != nil {
+	if _, err := index.Put(ctx, objectstore.KeyRecord(o.Digest), objectstore.InDeletion("dead")); err != nil {
 		t.Fatal(err)
 	}
-	// The part goes when the index speaks of the bundle for the first time.
-	watch, err := index.Watch(ctx, objectstore.KeyOf("set"), jetstream.UpdatesOnly())
+	for name, text := range texts {
+		put(t, s, ctx, name, text)
+	}
+	s.SetStale(10 * time.Second)
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+		t.Fatalf("swept %+v, %v what may still be in deletion", swept, err)
+	}
+	s.SetClock(func() time.Time { return time.Now().Add(2 * time.Hour) })
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{Objects: 1}) {
+		t.Fatalf("swept %+v, %v", swept, err)
+	}
+	for name, want := range texts {
+		if got := get(t, s, ctx, name); got != want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if exists(t, ctx, objects, o.Digest) {
+		t.Error("what the dead deleter was to delete is still there")
+	}
+}
+
+// A writer that meets a deleter at work waits for it and stores the object again.
+func TestPutWaitsForADeleter(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, index := handles(t, ctx, b)
+	o, err := s.PutObject(ctx, strings.NewReader("text"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer watch.Stop()
-	gone := make(chan error, 1)
+	revision, err := index.Put(ctx, objectstore.KeyRecord(o.Digest), objectstore.InDeletion("at work"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
 	go func() {
-		<-watch.Updates()
-		gone <- objects.Delete(ctx, o.Digest)
+		_, err := s.Put(ctx, "f", strings.NewReader("text"))
+		done <- err
 	}()
-	manifest, _ := json.Marshal(map[string]any{"objects": []objectstore.Object{o}})
-	_, err = s.PutBundle(ctx, "set", manifest)
-	if err := <-gone; err != nil {
+	select {
+	case err := <-done:
+		t.Fatalf("put did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := objects.Delete(ctx, o.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(err, objectstore.ErrNotFound) {
-		t.Fatalf("bundle without its part: %v", err)
+	if err := index.Delete(ctx, objectstore.KeyRecord(o.Digest), jetstream.LastRevision(revision)); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := s.Resolve(ctx, "set"); !errors.Is(err, objectstore.ErrNotFound) {
-		t.Fatalf("the refused bundle is in the index: %v", err)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, s, ctx, "f"); got != "text" {
+		t.Fatalf("got %q", got)
+	}
+}
+
+// A writer that died after it had held its objects leaves references that lead
+// nowhere; so does one that removed a version.
+func TestSweepTakesLostReferencesAway(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, index := handles(t, ctx, b)
+	v, parts := bundle(t, s, ctx, "set", "part")
+	put(t, s, ctx, "f", "kept")
+	lost := fmt.Sprintf(`{"v":1,"name":"set","next":%d,"versions":[]}`, v.Version+1)
+	if _, err := index.PutString(ctx, objectstore.KeyOf("set"), lost); err != nil {
+		t.Fatal(err)
+	}
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+		t.Fatalf("swept %+v, %v on the first day", swept, err)
+	}
+	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{References: 2, Objects: 2}) {
+		t.Fatalf("swept %+v, %v on the second day", swept, err)
+	}
+	if exists(t, ctx, objects, v.Digest) || exists(t, ctx, objects, parts[0]) {
+		t.Error("the lost bundle's objects are still there")
+	}
+	if got := get(t, s, ctx, "f"); got != "kept" {
+		t.Errorf("got %q", got)
 	}
 }
 
@@ -395,25 +428,19 @@ func TestSweepDeletesOldObjectsThatNothingRefersTo(t *testing.T) {
 	}
 }
 
-func TestLostManifestStopsDeletion(t *testing.T) {
+func TestBundleWithALostManifestCanBeRemoved(t *testing.T) {
 	s, b, ctx := open(t)
 	objects, _ := handles(t, ctx, b)
 	v, parts := bundle(t, s, ctx, "set", "part")
-	put(t, s, ctx, "f", "part")
 	if err := objects.Delete(ctx, v.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(ctx, "f"); err == nil || !strings.Contains(err.Error(), "sdfs rm set@1") {
-		t.Fatalf("removal beside a lost manifest: %v", err)
-	}
-	if !exists(t, ctx, objects, parts[0]) {
-		t.Fatal("a part was deleted that the lost manifest may list")
-	}
-	if _, err := s.Resolve(ctx, "f"); !errors.Is(err, objectstore.ErrNotFound) {
-		t.Fatalf("the file is still there: %v", err)
-	}
-	if err := s.Remove(ctx, "set@1"); err != nil {
+	if err := s.Remove(ctx, "set"); err != nil {
 		t.Fatal(err)
+	}
+	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
+	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{References: 1, Objects: 1}) || exists(t, ctx, objects, parts[0]) {
+		t.Fatalf("swept %+v, %v", swept, err)
 	}
 }
 

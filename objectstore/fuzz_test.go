@@ -3,6 +3,7 @@ package objectstore
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +13,8 @@ const someDigest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852
 
 func FuzzDecodeIndex(f *testing.F) {
 	e := entry{Schema: indexSchema, Name: "models/mlp", Next: 4, Versions: []Version{
-		{Version: 1, Digest: someDigest, Created: time.Unix(1700000000, 0).UTC()},
-		{Version: 3, Digest: someDigest, Size: 7, Created: time.Unix(1700000001, 5).UTC(), Bundle: true, Parts: 2, PartsSize: 9},
+		{Version: 1, ID: "x", Digest: someDigest, Created: time.Unix(1700000000, 0).UTC()},
+		{Version: 3, ID: "y", Digest: someDigest, Size: 7, Created: time.Unix(1700000001, 5).UTC(), Bundle: true, Parts: 2, PartsSize: 9},
 	}}
 	f.Add(e.encode())
 	f.Add([]byte(`{"v":1,"name":"a","next":1}`))
@@ -38,17 +39,19 @@ func FuzzDecodeIndex(f *testing.F) {
 	})
 }
 
-func FuzzDecodeDoomed(f *testing.F) {
-	f.Add(doomed{}.encode())
-	f.Add(doomed{Owner: "x", Sealed: true, Digests: []string{someDigest}}.encode())
-	f.Add([]byte(`{"v":1,"digests":["x"]}`))
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add((&record{}).encode())
+	f.Add((&record{Refs: map[string]int64{"models/mlp#x": 1700000000, "a#y": -1}}).encode())
+	f.Add((&record{Deleter: "x"}).encode())
+	f.Add([]byte(`{"v":1,"refs":{"a":1}}`))
+	f.Add([]byte(`{"v":1,"refs":{"a#b":1},"deleter":"c"}`))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		d, err := decodeDoomed(p)
+		r, err := decodeRecord(p)
 		if err != nil {
 			return
 		}
-		again, err := decodeDoomed(d.encode())
-		if err != nil || !bytes.Equal(again.encode(), d.encode()) {
+		again, err := decodeRecord(r.encode())
+		if err != nil || !bytes.Equal(again.encode(), r.encode()) {
 			t.Fatalf("%q became %+v, %v", p, again, err)
 		}
 	})
@@ -73,7 +76,7 @@ func FuzzRef(f *testing.F) {
 		if back := strings.ReplaceAll(strings.TrimPrefix(key, keyFile), "=2e", "."); back != name {
 			t.Fatalf("key %q of %q leads back to %q", key, name, back)
 		}
-		if strings.Count(key, ".") != 1 || strings.ContainsAny(key, " *>@") || key == keyDoomed {
+		if strings.Count(key, ".") != 1 || strings.ContainsAny(key, " *>@") {
 			t.Fatalf("%q makes the key %q", name, key)
 		}
 	})
@@ -119,7 +122,7 @@ func TestPruneKeepsTheNewestAndTheYoung(t *testing.T) {
 func TestFullIndexEntryFitsAMessage(t *testing.T) {
 	e := entry{Schema: indexSchema, Name: strings.Repeat("n", maxName), Next: maxVersion + 1}
 	for i := range maxVersions {
-		e.Versions = append(e.Versions, Version{Version: maxVersion - maxVersions + 1 + i, Digest: someDigest, Size: 1<<63 - 1,
+		e.Versions = append(e.Versions, Version{Version: maxVersion - maxVersions + 1 + i, ID: strings.Repeat("i", 26), Digest: someDigest, Size: 1<<63 - 1,
 			Created: time.Unix(1700000000, 123456789).UTC(), Bundle: true, Parts: 1 << 40, PartsSize: 1<<63 - 1})
 	}
 	p := e.encode()
@@ -129,11 +132,11 @@ func TestFullIndexEntryFitsAMessage(t *testing.T) {
 	if _, err := decodeEntry(p); err != nil {
 		t.Fatal(err)
 	}
-	table := doomed{Owner: strings.Repeat("o", 26), Sealed: true}
-	for range maxDoomed {
-		table.Digests = append(table.Digests, someDigest)
+	r := &record{Refs: map[string]int64{}}
+	for i := range maxRefs {
+		r.Refs[refOf(strings.Repeat("n", maxName), fmt.Sprintf("%026d", i))] = 1700000000
 	}
-	if p := table.encode(); len(p) > maxEntry/2 {
-		t.Fatalf("a full table of doomed objects has %d bytes", len(p))
+	if p := r.encode(); len(p) > maxEntry*4/5 {
+		t.Fatalf("a full record has %d bytes", len(p))
 	}
 }

@@ -65,11 +65,11 @@ func (s *Store) Holdings(ctx context.Context) (*Holdings, error) {
 			holders = append(holders, sv.Name)
 		}
 	}
-	snap, err := s.snapshot(ctx, "", 0)
+	entries, err := s.entries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range snap.entries {
+	for _, e := range entries {
 		for _, v := range e.Versions {
 			out.Files = append(out.Files, FileHolding{Name: e.Name, Version: v.Version, Digest: v.Digest,
 				Objects: 1 + v.Parts, Bytes: v.Size + v.PartsSize, Servers: holders})

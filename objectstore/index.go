@@ -31,6 +31,8 @@ type Version struct {
 	Bundle    bool  `json:"bundle,omitempty"`
 	Parts     int   `json:"parts,omitempty"`
 	PartsSize int64 `json:"parts_size,omitempty"`
+	// ID is how the version is known to the objects that it refers to.
+	ID string `json:"id"`
 }
 
 // File is a file and its newest version.
@@ -75,7 +77,7 @@ func decodeEntry(p []byte) (*entry, error) {
 	}
 	last := 0
 	for _, v := range e.Versions {
-		if v.Version <= last || !isDigest(v.Digest) || v.Size < 0 || v.Parts < 0 || v.PartsSize < 0 {
+		if v.Version <= last || !isDigest(v.Digest) || v.ID == "" || v.Size < 0 || v.Parts < 0 || v.PartsSize < 0 {
 			return nil, fmt.Errorf("decode index entry of %s: version %d after %d, digest %.80q: %w", e.Name, v.Version, last, v.Digest, ErrCorrupt)
 		}
 		if _, err := v.Created.MarshalJSON(); err != nil {
@@ -153,36 +155,35 @@ var errUnchanged = errors.New("unchanged")
 const maxTries = 200
 
 // change applies fn to a file's entry and writes it if no one else has written
-// it meanwhile, or tries again. It returns the revision written, or read if fn
-// returned errUnchanged. A write whose acknowledgement was lost is tried again,
-// so fn must recognise its own work.
-func (s *Store) change(ctx context.Context, name string, fn func(*entry) error) (uint64, error) {
+// it meanwhile, or tries again. A write whose acknowledgement was lost is tried
+// again, so fn must recognise its own work; it returns errUnchanged when there
+// is nothing to write.
+func (s *Store) change(ctx context.Context, name string, fn func(*entry) error) error {
 	for failed := 0; ; {
 		e, revision, err := s.load(ctx, name)
 		if err == nil {
 			if err := fn(e); errors.Is(err, errUnchanged) {
-				return revision, nil
+				return nil
 			} else if err != nil {
-				return 0, err
+				return err
 			}
-			var written uint64
-			if written, err = s.swap(ctx, keyOf(name), e.encode(), revision); err == nil {
-				return written, nil
+			if _, err = s.swap(ctx, keyOf(name), e.encode(), revision); err == nil {
+				return nil
 			}
 		}
 		failed++
 		switch {
 		case ctx.Err() != nil:
-			return 0, context.Cause(ctx)
+			return context.Cause(ctx)
 		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrTooLarge):
-			return 0, err
+			return err
 		case isConflict(err) && failed >= maxTries:
-			return 0, fmt.Errorf("change %s: %w: try again", name, ErrBusy)
+			return fmt.Errorf("change %s: %w: try again", name, ErrBusy)
 		case !isConflict(err) && failed >= 5:
-			return 0, fmt.Errorf("change %s: %w", name, err)
+			return fmt.Errorf("change %s: %w", name, err)
 		}
 		if err := pause(ctx, failed); err != nil {
-			return 0, err
+			return err
 		}
 	}
 }

@@ -67,12 +67,13 @@ func FormatRef(name string, version int) string {
 	return name + "@" + strconv.Itoa(version)
 }
 
-// Keys of the index: one a file, and the table of objects being deleted. In a
-// key a dot separates tokens, so the dots of a name are written "=2e".
+// Keys of the index: one a file, and one an object that something refers to. In
+// a key a dot separates tokens, so the dots of a name are written "=2e".
 const (
-	keyFile   = "file."
-	keyFiles  = keyFile + "*"
-	keyDoomed = "doomed"
+	keyFile    = "file."
+	keyFiles   = keyFile + "*"
+	keyRecord  = "object."
+	keyRecords = keyRecord + "*"
 )
 
 func keyOf(name string) string { return keyFile + strings.ReplaceAll(name, ".", "=2e") }

@@ -2,6 +2,7 @@ package objectstore
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"slices"
@@ -25,7 +26,7 @@ const (
 type Store struct {
 	objects jetstream.ObjectStore
 	index   jetstream.KeyValue
-	// now is the clock and stale how long a collector may seem dead; tests turn both.
+	// now is the clock and stale how long a deleter may seem dead; tests turn both.
 	now   func() time.Time
 	stale time.Duration
 }
@@ -71,45 +72,51 @@ func (s *Store) PutObject(ctx context.Context, r io.Reader) (Object, error) {
 }
 
 // publish makes v, with its parts, the newest version of the file. Ensure makes
-// sure that all of its objects are stored; it is called again when some of them
-// may have been deleted before the index spoke of them.
+// sure that all of its objects are stored, once they are held.
 func (s *Store) publish(ctx context.Context, name string, v Version, parts []Object, ensure func() error) (Version, error) {
-	_, before, err := s.loadDoomed(ctx)
-	if err != nil {
-		return Version{}, err
-	}
-	if err := ensure(); err != nil {
-		return Version{}, err
-	}
-	v, revision, dropped, err := s.add(ctx, name, v)
-	if err != nil {
-		return Version{}, err
-	}
-	digests := map[string]bool{v.Digest: true}
-	for _, p := range parts {
-		digests[p.Digest] = true
-	}
-	hit, after, err := s.rescue(ctx, keyOf(name), revision, digests)
-	if err == nil && (hit || after != before) {
+	v.ID = rand.Text()
+	ref, digests := refOf(name, v.ID), digestsOf(v.Digest, parts)
+	added, dropped, err := Version{}, []Version(nil), s.holdAll(ctx, digests, ref)
+	if err == nil {
 		err = ensure()
 	}
-	if err != nil {
-		return Version{}, s.withdraw(ctx, name, v, err)
+	if err == nil {
+		added, dropped, err = s.add(ctx, name, v)
+	}
+	if err != nil || added.ID != v.ID {
+		// Also when the caller has gone: what isn't released stays for a day.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opWait)
+		defer cancel()
+		if !s.inIndex(ctx, name, v.ID) {
+			_ = s.releaseAll(ctx, digests, ref)
+		}
+		if err != nil {
+			return Version{}, err
+		}
+		return added, nil
 	}
 	// The version is stored, whatever becomes of the old ones: what can't be
 	// deleted now is left to Sweep.
-	_ = s.discard(ctx, dropped)
-	return v, nil
+	_ = s.discard(ctx, name, dropped)
+	return added, nil
+}
+
+// inIndex reports whether the index has a version, or can't be asked.
+func (s *Store) inIndex(ctx context.Context, name, id string) bool {
+	e, _, err := s.load(ctx, name)
+	return err != nil || slices.ContainsFunc(e.Versions, func(v Version) bool { return v.ID == id })
 }
 
 // add writes a version into the index. It returns the version with its number,
-// or the newest one if that has the same contents; the index's revision, and the
-// versions that made room.
-func (s *Store) add(ctx context.Context, name string, v Version) (_ Version, revision uint64, dropped []Version, err error) {
-	revision, err = s.change(ctx, name, func(e *entry) error {
-		dropped = nil
+// or the newest one if that has the same contents, and the versions that made
+// room.
+func (s *Store) add(ctx context.Context, name string, v Version) (_ Version, dropped []Version, err error) {
+	err = s.change(ctx, name, func(e *entry) error {
 		newest := e.find(0)
 		if newest != nil && newest.Digest == v.Digest && newest.Bundle == v.Bundle {
+			if newest.ID != v.ID {
+				dropped = nil
+			} // else it is our own write, whose acknowledgement was lost
 			v = *newest
 			return errUnchanged
 		}
@@ -125,45 +132,7 @@ func (s *Store) add(ctx context.Context, name string, v Version) (_ Version, rev
 		}
 		return nil
 	})
-	return v, revision, dropped, err
-}
-
-// withdraw takes a version back whose objects could not be kept, because of cause.
-func (s *Store) withdraw(ctx context.Context, name string, v Version, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opWait)
-	defer cancel()
-	_, err := s.change(ctx, name, func(e *entry) error {
-		if newest := e.find(v.Version); newest == nil || newest.Digest != v.Digest {
-			return errUnchanged
-		}
-		e.Versions = slices.DeleteFunc(e.Versions, func(o Version) bool { return o.Version == v.Version })
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w; and version %d of %s, which may lack contents, could not be taken back: %v", cause, v.Version, name, err)
-	}
-	return cause
-}
-
-// discard deletes the contents of versions that left the index, as far as
-// nothing else refers to them.
-func (s *Store) discard(ctx context.Context, versions []Version) error {
-	if len(versions) == 0 {
-		return nil
-	}
-	var digests []string
-	for _, v := range versions {
-		digests = append(digests, v.Digest)
-		parts, err := s.parts(ctx, v)
-		if err != nil {
-			continue // a manifest that is lost names no parts; Sweep finds them
-		}
-		for _, p := range parts {
-			digests = append(digests, p.Digest)
-		}
-	}
-	_, err := s.collect(ctx, digests)
-	return err
+	return v, dropped, err
 }
 
 // Get writes the contents of a file's version to w, "name" for the newest or
@@ -231,12 +200,12 @@ func (s *Store) Versions(ctx context.Context, name string) ([]Version, error) {
 
 // List lists the files whose names begin with prefix, by name.
 func (s *Store) List(ctx context.Context, prefix string) ([]File, error) {
-	snap, err := s.snapshot(ctx, "", 0)
+	entries, err := s.entries(ctx)
 	if err != nil {
 		return nil, err
 	}
 	files := []File{}
-	for _, e := range snap.entries {
+	for _, e := range entries {
 		if len(e.Versions) > 0 && strings.HasPrefix(e.Name, prefix) {
 			files = append(files, e.file())
 		}
@@ -252,7 +221,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 		return err
 	}
 	var dropped []Version
-	_, err = s.change(ctx, name, func(e *entry) error {
+	err = s.change(ctx, name, func(e *entry) error {
 		if e.find(number) == nil {
 			// Unless it was our own write, whose acknowledgement was lost.
 			if dropped != nil {
@@ -273,7 +242,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.discard(ctx, dropped); err != nil {
+	if err := s.discard(ctx, name, dropped); err != nil {
 		return fmt.Errorf("%s is removed, but its contents still take space: %w", ref, err)
 	}
 	return nil

@@ -1,7 +1,9 @@
 package objectstore
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +17,8 @@ const orphanAge = time.Hour
 
 // Swept counts what [Store.Sweep] deleted.
 type Swept struct {
+	// References were those of versions that are not in the index.
+	References int `json:"references"`
 	// Objects were whole but nothing referred to them.
 	Objects int `json:"objects"`
 	// Uploads died half-way, with Chunks messages stored.
@@ -22,38 +26,76 @@ type Swept struct {
 	Chunks  uint64 `json:"chunks"`
 }
 
-// Sweep deletes what died half-way: objects that nothing has referred to for a
-// day, the leavings of uploads that stopped an hour ago, and what a collector
-// that died had begun to delete. It may run at any time, from any process; once
-// an hour is plenty.
+// Sweep deletes what was left behind: references of versions that never came
+// into the index or left it, objects that nothing has referred to for a day, and
+// the chunks of uploads that stopped an hour ago. It may run at any time, from
+// any process; once an hour is plenty.
 func (s *Store) Sweep(ctx context.Context, js jetstream.JetStream) (Swept, error) {
 	var swept Swept
-	if _, err := s.collect(ctx, nil); err != nil {
+	err := s.watchAll(ctx, keyRecords, func(kve jetstream.KeyValueEntry) error {
+		return s.sweepRecord(ctx, kve, &swept)
+	})
+	if err != nil {
 		return swept, err
 	}
 	infos, err := s.list(ctx)
 	if err != nil {
 		return swept, err
 	}
-	snap, err := s.snapshot(ctx, "", 0)
-	if err != nil {
-		return swept, err
-	}
-	used, err := s.references(ctx, snap)
-	if err != nil {
-		return swept, err
-	}
-	var unused []string
 	for _, info := range infos {
-		if isDigest(info.Name) && !used[info.Name] && s.now().Sub(info.ModTime) > KeepFor {
-			unused = append(unused, info.Name)
+		if !isDigest(info.Name) || s.now().Sub(info.ModTime) < KeepFor {
+			continue
 		}
-	}
-	if swept.Objects, err = s.collect(ctx, unused); err != nil {
-		return swept, err
+		erased, err := s.release(ctx, info.Name, "")
+		if err != nil {
+			return swept, err
+		}
+		if erased {
+			swept.Objects++
+		}
 	}
 	err = s.sweepUploads(ctx, js, &swept)
 	return swept, err
+}
+
+// sweepRecord takes away an object's references that lead nowhere, and finishes
+// the work of a deleter that died.
+func (s *Store) sweepRecord(ctx context.Context, kve jetstream.KeyValueEntry, swept *Swept) error {
+	digest := strings.TrimPrefix(kve.Key(), keyRecord)
+	r, err := decodeRecord(kve.Value())
+	if err != nil || !isDigest(digest) {
+		return fmt.Errorf("record %.80s: %w", kve.Key(), cmp.Or(err, ErrCorrupt))
+	}
+	if r.Deleter != "" && s.now().Sub(kve.Created()) > orphanAge {
+		me := rand.Text()
+		r.Deleter = me
+		revision, err := s.swap(ctx, kve.Key(), r.encode(), kve.Revision())
+		if isConflict(err) {
+			return nil
+		}
+		if err == nil {
+			err = s.erase(ctx, digest, revision)
+		}
+		if err == nil {
+			swept.Objects++
+		}
+		return err
+	}
+	for ref, since := range r.Refs {
+		name, id, _ := strings.Cut(ref, "#")
+		if s.now().Sub(time.Unix(since, 0)) < KeepFor || s.inIndex(ctx, name, id) {
+			continue
+		}
+		erased, err := s.release(ctx, digest, ref)
+		if err != nil {
+			return err
+		}
+		swept.References++
+		if erased {
+			swept.Objects++
+		}
+	}
+	return nil
 }
 
 // sweepUploads deletes chunks that belong to no object. An upload writes its
