@@ -33,6 +33,10 @@ The data is kept under --store, by default $XDG_DATA_HOME/idunno or
   idunno broker --host 0.0.0.0 --port 4222 --store /var/lib/idunno
   idunno broker --port -1 --store ./data --json      any free port; the URL on stdout`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if cfg.Name, err = nodeName(cmd, cfg.Name, wire.RoleBroker); err != nil {
+				return err
+			}
 			return a.runRole(cmd, tied, func(ctx context.Context) error { return a.runBroker(ctx, cfg, tied, asJSON) })
 		},
 	}

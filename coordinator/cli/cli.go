@@ -112,23 +112,29 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
 		return usage(cmd, "no command %q; did you mean %s?", args[0], strings.Join(like, " or "))
 	}
 	return usage(cmd, "no command %q; choose %s", args[0], strings.Join(names(cmd), ", "))
 }
 
-// nargs is the Args of commands with n named arguments.
-func nargs(n int) cobra.PositionalArgs {
+// nargs is the Args of commands with n arguments, which its Use names.
+func nargs(n int) cobra.PositionalArgs { return between(n, n) }
+
+// between is the Args of commands with least to most arguments.
+func between(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
-			return nil
+		takes := strings.TrimSpace(strings.TrimPrefix(cmd.Use, cmd.Name()))
+		switch {
+		case len(args) > most && most == 0:
+			return usage(cmd, "takes no arguments, not %q", args[0])
+		case len(args) > most:
+			return usage(cmd, "takes %s; %q is too much", takes, args[most])
+		case len(args) < least:
+			return usage(cmd, "give %s", takes)
 		}
-		want := strings.TrimPrefix(cmd.Use, cmd.Name())
-		if want == "" {
-			want = " no arguments"
-		}
-		return usage(cmd, "got %d arguments, takes%s", len(args), want)
+		return nil
 	}
 }
 

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -34,7 +36,18 @@ func (a *app) brokerConfig(name string) broker.Config {
 }
 
 func (a *app) connect(cmd *cobra.Command) (*broker.Broker, error) {
-	return broker.Connect(cmd.Context(), a.brokerConfig("idunno "+cmd.Name()))
+	return open(cmd.Context(), a.brokerConfig("idunno "+cmd.Name()))
+}
+
+// open connects. Credentials that can't be read are the user's own mistake, not a
+// cluster that does not answer.
+func open(ctx context.Context, cfg broker.Config) (*broker.Broker, error) {
+	if cfg.Creds != "" {
+		if _, err := os.Stat(cfg.Creds); err != nil {
+			return nil, fmt.Errorf("read credentials: %w", err)
+		}
+	}
+	return broker.Connect(ctx, cfg)
 }
 
 // withClient runs do with a connection to the coordinator.

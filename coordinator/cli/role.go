@@ -113,7 +113,7 @@ func (a *app) join(ctx context.Context, name string) (*broker.Broker, error) {
 		}
 		a.talk("connection %s", event)
 	}
-	return broker.Connect(ctx, cfg)
+	return open(ctx, cfg)
 }
 
 // logger writes a role's own log for people, one line an event, without the time

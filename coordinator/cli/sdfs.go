@@ -53,16 +53,6 @@ interrupted leaves the old version.`,
 	return cmd
 }
 
-// between is the Args of commands with least to most arguments.
-func between(least, most int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < least || len(args) > most {
-			return usage(cmd, "got %d arguments, takes%s", len(args), strings.TrimPrefix(cmd.Use, cmd.Name()))
-		}
-		return nil
-	}
-}
-
 func (a *app) putFile(ctx context.Context, store *objectstore.Store, file, name string, asJSON bool) error {
 	in, size := a.stdin, int64(0)
 	if file != "-" {

@@ -17,12 +17,7 @@ func (a *app) statsCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "stats [N]", Short: "statistics of all jobs or of one, per job and per node",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usage(cmd, "got %d arguments, takes [N]", len(args))
-			}
-			return nil
-		},
+		Args: between(0, 1),
 		Long: `Prints what was computed, how fast and how well, per job and per node: rates over
 the last 10 s and in all, the times of processing one batch (mean, standard
 deviation, variance, percentiles), accuracy and mean loss.`,

@@ -165,7 +165,7 @@ func TestNoProcessOutlivesItsParent(t *testing.T) {
 	b := connect(t, ctx, parent.url)
 	reply, err := client.New(b).Nodes(ctx)
 	b.Close()
-	if err != nil || len(reply.Nodes) != 3 {
+	if err != nil || len(reply.Nodes) != 4 { // the broker, a coordinator, two workers
 		t.Fatalf("nodes %+v, %v", reply, err)
 	}
 	if err := parent.cmd.Process.Kill(); err != nil {
