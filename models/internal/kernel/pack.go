@@ -53,6 +53,12 @@ func (o *operand) fill(dst []float32, x0, n, p, kc, r int) {
 			}
 			continue
 		}
+		if r == 4 && live == 4 { // the common case of the portable level, without a call for each copy
+			for i := range kc {
+				*(*[4]float32)(panel[i*4:]) = [4]float32(o.raw[(p+i)*o.ld+x0+x:])
+			}
+			continue
+		}
 		for i := range kc {
 			copy(panel[i*r:i*r+live], o.raw[(p+i)*o.ld+x0+x:])
 		}
