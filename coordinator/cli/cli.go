@@ -42,7 +42,10 @@ cut into tasks that every live node works on, and the work of a dead node moved
 to a live one.
 
 Start with ` + "`idunno demo`" + `: a whole cluster on this machine, four queries, a
-worker killed under them, everything checked.`
+worker killed under them, everything checked.
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 finished with failed batches,
+4 cluster unreachable, 130 interrupted.`
 
 const rootExample = `  idunno demo                      see it all, under a minute
   idunno up                        start a local cluster that stays

@@ -141,10 +141,10 @@ func (a *app) fetchMNIST(ctx context.Context, store *objectstore.Store, dir stri
 	err := dataset.Fetch(ctx, dir, dataset.FetchConfig{Mirrors: mirrors, Progress: func(file string, done, total int64) {
 		bar := bars[file]
 		if bar == nil {
-			bar = p.Bar(file, total)
+			bar = p.Share(file)
 			bars[file] = bar
 		}
-		bar.Set(done, render.Bytes(done))
+		bar.SetShare(float64(done)/float64(max(total, 1)), render.Bytes(done)+" of "+render.Bytes(total))
 	}})
 	p.Close()
 	if err != nil {

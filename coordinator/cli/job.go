@@ -55,11 +55,13 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		}
 		if r.Doc.Training() {
 			add("train", "%s, %d epochs, seed %d", r.Doc.Train, r.Doc.Epochs, r.Doc.Seed)
-		} else {
+		} else if r.Doc.Model != "" {
 			add("model", "%s%s", r.Doc.Model, versionNote(r.ModelVersion, r.ModelDigest))
 			add("batches", "%d to %d (%s), %d to a task", r.Doc.From, r.Doc.To, render.Count(int64(r.Batches())), r.TaskSize)
 		}
-		add("data", "%s%s", r.Doc.Data, versionNote(r.DataVersion, r.DataDigest))
+		if r.Doc.Data != "" {
+			add("data", "%s%s", r.Doc.Data, versionNote(r.DataVersion, r.DataDigest))
+		}
 		add("submitted", "%s", render.Time(r.Submitted))
 		if !r.Ended.IsZero() {
 			add("ended", "%s", render.Time(r.Ended))

@@ -73,7 +73,7 @@ func (a *app) putFile(ctx context.Context, store *objectstore.Store, file, name 
 	if size > barFrom {
 		p := render.NewProgress(a.stderr)
 		defer p.Close()
-		in = &meteredReader{r: in, bar: p.Bar("read "+file, size)}
+		in = &meteredReader{r: in, bar: p.Share("read " + file), size: size}
 	}
 	v, err := store.Put(ctx, name, in)
 	if err != nil {
@@ -88,15 +88,15 @@ const barFrom = 16 << 20
 // meteredReader shows on a bar how much has been read. It hides the file's other
 // methods, so that every byte passes here.
 type meteredReader struct {
-	r    io.Reader
-	bar  *render.Bar
-	done int64
+	r          io.Reader
+	bar        *render.Bar
+	done, size int64
 }
 
 func (m *meteredReader) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	m.done += int64(n)
-	m.bar.Set(m.done, render.Bytes(m.done))
+	m.bar.SetShare(float64(m.done)/float64(m.size), render.Bytes(m.done)+" of "+render.Bytes(m.size))
 	return n, err
 }
 

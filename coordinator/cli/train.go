@@ -122,11 +122,11 @@ func (a *app) trainHere(ctx context.Context, arch string, f trainFlags) error {
 	}
 	p := render.NewProgress(a.stderr)
 	defer p.Close()
-	bar := p.Bar("train "+arch, int64(1000*f.epochs))
+	bar := p.Share("train " + arch)
 	var epochs []wire.EpochStats
 	r, err := train.Run(ctx, set, train.Config{Arch: arch, Epochs: f.epochs, Seed: f.seed,
 		Step: func(epoch int, done float64) {
-			bar.Set(int64(1000*(float64(epoch-1)+done)), fmt.Sprintf("epoch %d/%d", epoch, f.epochs))
+			bar.SetShare((float64(epoch-1)+done)/float64(f.epochs), fmt.Sprintf("epoch %d/%d", epoch, f.epochs))
 		},
 		Progress: func(e train.Epoch) {
 			s := wire.EpochStats{Epoch: e.Epoch, Loss: e.Loss, Accuracy: e.Accuracy, Seconds: e.Seconds}
@@ -202,14 +202,14 @@ func (a *app) followTraining(ctx context.Context, api *client.Client, job uint64
 	p := render.NewProgress(a.stderr)
 	defer p.Close()
 	p.Line("job %d: train %s, %d epochs", job, arch, epochs)
-	bar := p.Bar("train "+arch, int64(1000*epochs))
+	bar := p.Share("train " + arch)
 	live, stop := context.WithCancel(ctx)
 	defer stop()
 	shown := 0
 	followed := make(chan error, 1)
 	go func() {
 		followed <- api.Progress(live, job, func(pr *wire.Progress) {
-			bar.Set(int64(1000*float64(epochs)*pr.Done), "on "+render.Clean(pr.Node))
+			bar.SetShare(pr.Done, "on "+render.Clean(pr.Node))
 			if e := pr.Epoch; e != nil && e.Epoch > shown {
 				shown = e.Epoch
 				p.Line("%s", epochLine(e, epochs))
@@ -239,7 +239,7 @@ func (a *app) followTraining(ctx context.Context, api *client.Client, job uint64
 				p.Line("%s", epochLine(&t.Epochs[i], epochs))
 			}
 		}
-		bar.Set(int64(1000*epochs), "stored")
+		bar.SetShare(1, "stored")
 	}
 	return reply.Record, nil
 }

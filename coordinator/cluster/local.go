@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,6 +162,8 @@ func (l *Local) spawn(role wire.Role, name string, args ...string) (*child, erro
 	if env == nil {
 		env = os.Environ()
 	}
+	// What the user set to reach other clusters is not for this one's processes.
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "NATS_") })
 	args = append([]string{string(role), "--until-stdin-ends"}, args...)
 	c, err := start(l.cfg.Program, name, env, args, l.say)
 	if err != nil {

@@ -28,6 +28,7 @@ type Bar struct {
 	p     *Progress
 	name  string
 	total int64
+	share bool // total says nothing to people
 	bar   *mpb.Bar
 
 	mu   sync.Mutex
@@ -45,22 +46,29 @@ func NewProgress(w io.Writer) *Progress {
 	return p
 }
 
+// shareUnits is how finely a share is shown.
+const shareUnits = 1000
+
 // Bar adds a bar of total units.
-func (p *Progress) Bar(name string, total int64) *Bar {
-	b := &Bar{p: p, name: name, total: max(total, 1), told: -1}
+func (p *Progress) Bar(name string, total int64) *Bar { return p.add(name, total, false) }
+
+// Share adds a bar that shows a share of a whole.
+func (p *Progress) Share(name string) *Bar { return p.add(name, shareUnits, true) }
+
+func (p *Progress) add(name string, total int64, share bool) *Bar {
+	b := &Bar{p: p, name: name, total: max(total, 1), share: share, told: -1}
 	if p.bars == nil {
 		p.mu.Lock()
 		p.plain = append(p.plain, b)
 		p.mu.Unlock()
 		return b
 	}
+	columns := []decor.Decorator{decor.Percentage(decor.WCSyncSpace), decor.Any(func(decor.Statistics) string { return "  " + b.text() })}
+	if !share {
+		columns = append([]decor.Decorator{decor.CountersNoUnit("%d/%d", decor.WCSyncSpace)}, columns...)
+	}
 	b.bar = p.bars.New(b.total, mpb.BarStyle().Tip("="),
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
-		mpb.AppendDecorators(
-			decor.CountersNoUnit("%d/%d", decor.WCSyncSpace),
-			decor.Percentage(decor.WCSyncSpace),
-			decor.Any(func(decor.Statistics) string { return "  " + b.text() }),
-		))
+		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)), mpb.AppendDecorators(columns...))
 	return b
 }
 
@@ -82,6 +90,17 @@ func (b *Bar) Set(done int64, note string) {
 	b.p.tell(false)
 }
 
+// SetShare is Set for a bar made by Share; done goes from 0 to 1.
+func (b *Bar) SetShare(done float64, note string) { b.Set(int64(done*shareUnits), note) }
+
+// line is the bar as plain text.
+func (b *Bar) line() string {
+	if b.share {
+		return fmt.Sprintf("%s  %d %%  %s\n", b.name, 100*b.done/b.total, b.note)
+	}
+	return fmt.Sprintf("%s  %d/%d  %d %%  %s\n", b.name, b.done, b.total, 100*b.done/b.total, b.note)
+}
+
 // tell prints a plain line for every bar that moved, not too often.
 func (p *Progress) tell(last bool) {
 	p.mu.Lock()
@@ -90,7 +109,7 @@ func (p *Progress) tell(last bool) {
 	for _, b := range p.plain {
 		b.mu.Lock()
 		if b.done != b.told && (due && b.done > 0 || b.done == b.total) {
-			fmt.Fprintf(p.w, "%s  %d/%d  %d %%  %s\n", b.name, b.done, b.total, 100*b.done/b.total, b.note)
+			io.WriteString(p.w, b.line())
 			b.told = b.done
 		}
 		b.mu.Unlock()

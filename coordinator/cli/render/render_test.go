@@ -40,9 +40,12 @@ func TestPlainProgressTellsTheEndAndLines(t *testing.T) {
 	b.Set(10, "early")
 	p.Line("worker-%d killed", 2)
 	b.Set(50, "done")
+	share := p.Share("train mlp")
+	share.SetShare(0.5, "half")
+	share.SetShare(1, "stored")
 	p.Close()
 	got := out.String()
-	if !strings.Contains(got, "worker-2 killed\n") || !strings.HasSuffix(got, "mlp 1-50  50/50  100 %  done\n") {
+	if !strings.Contains(got, "worker-2 killed\n") || !strings.HasSuffix(got, "mlp 1-50  50/50  100 %  done\ntrain mlp  100 %  stored\n") {
 		t.Fatalf("got %q", got)
 	}
 	if strings.Count(got, "50/50") != 1 || strings.Contains(got, "\x1b") {

@@ -21,7 +21,7 @@ func L(name string) Column { return Column{Name: name} }
 func R(name string) Column { return Column{Name: name, Right: true} }
 
 // Table prints rows under headings: columns apart by two spaces, no borders, so
-// that it can be read, copied and cut.
+// that it can be read, copied and cut. What is empty shows as "-".
 func Table(w io.Writer, columns []Column, rows [][]string) {
 	t := table.NewWriter()
 	style := table.StyleDefault
@@ -44,7 +44,9 @@ func Table(w io.Writer, columns []Column, rows [][]string) {
 	for _, row := range rows {
 		cells := make(table.Row, len(row))
 		for i, cell := range row {
-			cells[i] = Clean(cell)
+			if cells[i] = Clean(cell); cell == "" {
+				cells[i] = "-"
+			}
 		}
 		t.AppendRow(cells)
 	}
