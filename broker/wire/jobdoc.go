@@ -115,9 +115,11 @@ func ParseJobDoc(p []byte) (JobDoc, error) {
 		}
 	}
 	if train {
-		return d, parseTrain(fields, &d)
+		err = parseTrain(fields, &d)
+	} else {
+		err = parseInfer(fields, &d)
 	}
-	return d, parseInfer(fields, &d)
+	return d, err
 }
 
 func parseInfer(fields map[string]json.RawMessage, d *JobDoc) error {

@@ -42,6 +42,8 @@ func ParseTask(p []byte) (*Task, error) {
 		return nil, fmt.Errorf("decode task: job %d task %d out of range", t.Job, t.Task)
 	case t.Train == "" && (t.From < 1 || t.To < t.From || t.To > MaxBatch):
 		return nil, fmt.Errorf("decode task: batches %d to %d out of range", t.From, t.To)
+	case t.Train != "" && (t.Epochs < 1 || t.Epochs > MaxEpochs):
+		return nil, fmt.Errorf("decode task: %d epochs, allowed are 1 to %d", t.Epochs, MaxEpochs)
 	}
 	return &t, nil
 }
