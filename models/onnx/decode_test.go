@@ -131,9 +131,17 @@ func TestDecodeRefuses(t *testing.T) {
 		"external data":      {edit(func(m *tm) { m.Init[0].Extra = []byte{14<<3 | 0, 1} }), ErrUnsupported, "another file"},
 		"segment":            {edit(func(m *tm) { m.Init[0].Extra = field(3, nil) }), ErrUnsupported, "segmented"},
 		"sparse":             {edit(func(m *tm) { m.GExtra = field(15, nil) }), ErrUnsupported, "sparse"},
-		"long name":          {edit(func(m *tm) { m.Nodes[0].Name = strings.Repeat("x", 5000) }), ErrTooLarge, "name of 5000"},
-		"not UTF-8":          {edit(func(m *tm) { m.Nodes[0].Name = "\xff" }), ErrMalformed, "UTF-8"},
-		"group":              {append(linear().Bytes(), 99<<3&0x7f|3, 6), ErrMalformed, ""},
+		"connections": {edit(func(m *tm) {
+			n := tn{Op: "Split", In: slices.Repeat([]string{"x"}, 1000)}
+			for i := range 1000 {
+				n.Out = append(n.Out, fmt.Sprint("o", i))
+			}
+			m.Nodes = append(m.Nodes, n)
+		}), ErrTooLarge, "connections"},
+		"pieces":    {edit(func(m *tm) { m.Init[0].Extra = bytes.Repeat([]byte{4<<3 | 5, 0, 0, 0, 0}, 1<<18) }), ErrTooLarge, "pieces"},
+		"long name": {edit(func(m *tm) { m.Nodes[0].Name = strings.Repeat("x", 5000) }), ErrTooLarge, "name of 5000"},
+		"not UTF-8": {edit(func(m *tm) { m.Nodes[0].Name = "\xff" }), ErrMalformed, "UTF-8"},
+		"group":     {append(linear().Bytes(), 99<<3&0x7f|3, 6), ErrMalformed, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Decode(c.bytes, Limits{})

@@ -17,6 +17,7 @@ type scanner struct {
 	skeleton []byte // GraphProto with inputs and outputs by name and nodes with plain attributes
 	tensors  []map[string]Attr
 	bytes    int // of attribute lists, counted against memory
+	edges    int // pairs of input and output over all nodes, each of which onnx-go makes an edge of
 }
 
 func (s *scanner) model(p []byte) error {
@@ -243,6 +244,9 @@ func (s *scanner) node(p []byte) error {
 		case 4:
 			return x.set(&n.Op)
 		case 5:
+			if len(attrs) == maxPorts {
+				return fmt.Errorf("%w: node with more than %d attributes", ErrTooLarge, maxPorts)
+			}
 			b, err := x.bytes()
 			attrs = append(attrs, b)
 			return err
@@ -258,8 +262,8 @@ func (s *scanner) node(p []byte) error {
 	if n.Op == "" || len(n.Outputs) == 0 {
 		return fmt.Errorf("%w: node %q has no operator or no output", ErrMalformed, n.Name)
 	}
-	if len(attrs) > maxPorts {
-		return fmt.Errorf("%w: %s has %d attributes", ErrTooLarge, n.Title(), len(attrs))
+	if s.edges += len(n.Inputs) * len(n.Outputs); s.edges > maxEdges {
+		return fmt.Errorf("%w: more than %d connections", ErrTooLarge, maxEdges)
 	}
 	return s.keepNode(n, attrs)
 }

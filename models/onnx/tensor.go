@@ -82,8 +82,11 @@ func (s *scanner) charge(d DType, n int) error {
 
 func scanTensor(p []byte) (*tensorMessage, error) {
 	m := &tensorMessage{}
-	external := false
+	external, parts := false, 0
 	err := fields(p, func(x field) (err error) {
+		if parts++; parts > maxParts {
+			return fmt.Errorf("%w: tensor in more than %d pieces", ErrTooLarge, maxParts)
+		}
 		switch x.num {
 		case 1:
 			return x.varints(func(v uint64) error {

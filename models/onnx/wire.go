@@ -15,6 +15,8 @@ const (
 	maxNodes = 1 << 16
 	maxPorts = 1 << 12 // inputs or outputs of one node, inputs or outputs of the graph
 	maxRank  = 16
+	maxEdges = 1 << 18
+	maxParts = 1 << 18 // pieces in which the elements of one tensor may come
 )
 
 // field is one field of a protobuf message: num holds varints and fixed numbers, raw the length-delimited ones.
