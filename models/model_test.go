@@ -194,7 +194,7 @@ func TestPredictRefuses(t *testing.T) {
 		"not a number":    {floats(nil, []int{1, 4}, nan, 0, 0, 0), ErrResult},
 		"infinite":        {floats(nil, []int{1, 4}, 3e38, 0, 0, float32(math.Inf(1))), ErrResult},
 		"nothing at all":  {&dataset.Batch{}, ErrInput},
-		"no batch at all": {nil, ErrResult},
+		"no batch at all": {nil, ErrInput},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if p, err := m.NewSession().Predict(t.Context(), c.batch); !errors.Is(err, c.want) {

@@ -46,6 +46,9 @@ func (s *Session) Predict(ctx context.Context, b *dataset.Batch) (p *Prediction,
 			p, err = nil, fmt.Errorf("%w: %v", ErrResult, r)
 		}
 	}()
+	if b == nil {
+		return nil, fmt.Errorf("%w: there is no batch", ErrInput)
+	}
 	if err := b.Check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}

@@ -363,3 +363,20 @@ func TestIndexOutsideBecomesAnError(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// Compile computes constants only within a budget; a small file can't keep it busy.
+func TestFoldingIsBounded(t *testing.T) {
+	m := tm{In: []tv{{Name: "x", Dims: []any{256, 256}}}, Out: []tv{{Name: "y"}}, Init: []tt{named("v0", noise(rand.New(rand.NewPCG(1, 1)), 256, 256))}}
+	const n = 300 // of 34 million operations each
+	for i := range n {
+		m.Nodes = append(m.Nodes, tn{Op: "MatMul", In: []string{fmt.Sprint("v", i), fmt.Sprint("v", i)}, Out: []string{fmt.Sprint("v", i+1)}})
+	}
+	m.Nodes = append(m.Nodes, tn{Op: "Add", In: []string{"x", fmt.Sprint("v", n)}, Out: []string{"y"}})
+	p := mustCompile(t, m)
+	if left := len(p.steps); left < n-4 || left > n {
+		t.Errorf("%d of %d products are left to the run", left-1, n)
+	}
+	if _, err := p.Plan([]*Tensor{{DType: onnx.Float, Shape: []int{256, 256}}}); err != nil {
+		t.Error(err)
+	}
+}
