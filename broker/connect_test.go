@@ -1,0 +1,104 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"idunno/broker"
+	"idunno/broker/brokertest"
+)
+
+// freePort is an address at which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestRefusedConnectionTellsWhatToDo(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	ctx, at := testContext(t), freePort(t)
+	start := time.Now()
+	_, err := broker.Connect(ctx, broker.Config{Servers: "nats://" + at})
+	if !errors.Is(err, broker.ErrUnreachable) {
+		t.Fatalf("%v, want ErrUnreachable", err)
+	}
+	for _, want := range []string{at, "idunno up", "--server"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %v to say so", took)
+	}
+}
+
+func TestPasswordsAreNotShown(t *testing.T) {
+	ctx := testContext(t)
+	one, two := freePort(t), freePort(t)
+	for servers, shown := range map[string][]string{
+		"nats://alice:s3cret@" + one:                                {one},
+		"nats://alice:s3cret@" + one + ",nats://s3cret@" + two:      {one, two},
+		"nats://alice:s3cret@" + one + ", nats://bob:s3cret@" + two: {one, two},
+		"nats://alice:p@s3cret@" + one:                              {one},
+	} {
+		_, err := broker.Connect(ctx, broker.Config{Servers: servers})
+		if err == nil {
+			t.Fatal("connected to nobody")
+		}
+		if strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "alice") {
+			t.Errorf("%s: the error shows it: %v", servers, err)
+		}
+		for _, want := range shown {
+			if errors.Is(err, broker.ErrUnreachable) && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: the error doesn't name %s: %v", servers, want, err)
+			}
+		}
+	}
+}
+
+func TestConnectWaitsForAServer(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	enough := errors.New("enough")
+	timer := time.AfterFunc(200*time.Millisecond, func() { cancel(enough) })
+	defer timer.Stop()
+	_, err := broker.Connect(ctx, broker.Config{Servers: "nats://" + freePort(t), Wait: time.Minute})
+	if !errors.Is(err, enough) {
+		t.Fatalf("%v, want the cause of the cancellation", err)
+	}
+}
+
+func TestConnectToWrongAddress(t *testing.T) {
+	ctx := testContext(t)
+	for _, servers := range []string{"nats://127.0.0.1:notaport", "nats://[::1", "://", "nats://127.0.0.1:1,%zz"} {
+		if _, err := broker.Connect(ctx, broker.Config{Servers: servers}); err == nil || !errors.Is(err, broker.ErrUnreachable) {
+			t.Errorf("%s: %v", servers, err)
+		}
+	}
+}
+
+func TestBucketsMustExist(t *testing.T) {
+	ctx := testContext(t)
+	b := brokertest.Connect(t, brokertest.Start(t))
+	if _, _, err := b.Files(ctx); err == nil {
+		t.Error("files before Ensure")
+	}
+	for range 2 {
+		if err := b.Ensure(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := b.Files(ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,177 @@
+package broker_test
+
+import (
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"idunno/broker"
+	"idunno/broker/embedded"
+)
+
+// What was acknowledged is there after a restart; what may be derived again is not.
+func TestRestartOnTheSameStore(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	dir, ctx := t.TempDir(), testContext(t)
+	start := func() (*embedded.Server, *broker.Broker) {
+		s, err := embedded.Start(embedded.Config{Port: -1, Store: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := broker.Connect(ctx, broker.Config{Servers: s.URL(), Name: t.Name()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Ensure(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return s, b
+	}
+
+	s, b := start()
+	ack, err := b.JS.Publish(ctx, broker.SubjectJobs, []byte(`{"model":"mlp"}`))
+	if err != nil || ack.Sequence != 1 {
+		t.Fatalf("submission: %+v, %v", ack, err)
+	}
+	if err := b.StoreResult(ctx, 1, 1, []byte("result")); err != nil {
+		t.Fatal(err)
+	}
+	objects, index, err := b.Files(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := objects.PutString(ctx, "object", "contents"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := index.PutString(ctx, "key", "value"); err != nil {
+		t.Fatal(err)
+	}
+	state, err := b.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := state.PutString(ctx, broker.KeyJob(1), "record"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.OpenQueue(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	done := s.Done()
+	b.Close()
+	s.Stop()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		t.Fatal("Done was not closed")
+	}
+
+	s, b = start()
+	defer s.Stop()
+	defer b.Close()
+	if err := b.StoreResult(ctx, 1, 1, []byte("second")); !errors.Is(err, broker.ErrExists) {
+		t.Errorf("second result after the restart: %v", err)
+	}
+	var results []string
+	err = b.ReadResults(ctx, 1, func(p []byte) (bool, error) { results = append(results, string(p)); return true, nil })
+	if err != nil || len(results) != 1 || results[0] != "result" {
+		t.Errorf("results %q, %v", results, err)
+	}
+	jobs, err := b.Jobs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := jobs.GetMsg(ctx, 1); err != nil || string(msg.Data) != `{"model":"mlp"}` {
+		t.Errorf("job 1: %v, %v", msg, err)
+	}
+	if ack, err := b.JS.Publish(ctx, broker.SubjectJobs, []byte("next")); err != nil || ack.Sequence != 2 {
+		t.Errorf("the next job: %+v, %v", ack, err)
+	}
+	if objects, index, err = b.Files(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := objects.GetString(ctx, "object"); err != nil || got != "contents" {
+		t.Errorf("object %q, %v", got, err)
+	}
+	if kve, err := index.Get(ctx, "key"); err != nil || string(kve.Value()) != "value" {
+		t.Errorf("index: %v, %v", kve, err)
+	}
+	if state, err = b.State(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if kve, err := state.Get(ctx, broker.KeyJob(1)); err != nil || string(kve.Value()) != "record" {
+		t.Errorf("job record: %v, %v", kve, err)
+	}
+	if depth, err := b.QueueDepth(ctx, 1); err != nil || depth != 0 {
+		t.Errorf("queue depth %d, %v; the queue is in memory", depth, err)
+	}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Errorf("queue the task again: %v", err)
+	}
+}
+
+// A client that is connected while the server restarts goes on by itself.
+func TestClientSurvivesARestart(t *testing.T) {
+	dir, ctx := t.TempDir(), testContext(t)
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan string, 16)
+	b, err := broker.Connect(ctx, broker.Config{Servers: s.URL(), Events: func(event string, _ error) {
+		select {
+		case events <- event:
+		default:
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	port := portOf(t, s.URL())
+	s.Stop()
+	again, err := embedded.Start(embedded.Config{Port: port, Store: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Stop()
+	for seen := ""; !strings.HasSuffix(seen, "reconnected"); {
+		select {
+		case event := <-events:
+			seen = event
+		case <-ctx.Done():
+			t.Fatalf("no reconnection; last event %q", seen)
+		}
+	}
+	if err := b.StoreResult(ctx, 1, 1, []byte("result")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEmbeddedServerNeedsAStore(t *testing.T) {
+	if _, err := embedded.Start(embedded.Config{}); err == nil || !strings.Contains(err.Error(), "--store") {
+		t.Errorf("a server without a store: %v", err)
+	}
+}
+
+func portOf(t *testing.T, serverURL string) int {
+	t.Helper()
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
