@@ -122,16 +122,22 @@ func TestUploadCancelledHalfWayCleansUp(t *testing.T) {
 	}
 }
 
-func TestFileThatChangesWhileStored(t *testing.T) {
-	s, _, ctx := open(t)
+func tempFile(t *testing.T, text string) *os.File {
+	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if _, err := f.WriteString("skipped contents"); err != nil {
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.WriteString(text); err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+func TestFileIsStoredFromWhereItWasRead(t *testing.T) {
+	s, _, ctx := open(t)
+	f := tempFile(t, "skipped contents")
 	if _, err := f.Seek(8, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +146,30 @@ func TestFileThatChangesWhileStored(t *testing.T) {
 	}
 	if got := get(t, s, ctx, "f"); got != "contents" {
 		t.Fatalf("a file read from its middle: %q", got)
+	}
+}
+
+func TestFileThatChangesWhileStored(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _ := handles(t, ctx, b)
+	for what, change := range map[string]func(*os.File) error{
+		"rewritten": func(f *os.File) error { _, err := f.WriteAt([]byte("other"), 0); return err },
+		"shortened": func(f *os.File) error { return f.Truncate(3) },
+	} {
+		f := tempFile(t, strings.Repeat("text", 100_000))
+		if _, err := f.Seek(0, 0); err != nil {
+			t.Fatal(err)
+		}
+		digest, err := s.StoreChanging(ctx, f, func() error { return change(f) })
+		if !errors.Is(err, objectstore.ErrChanged) {
+			t.Errorf("%s: %v, want ErrChanged", what, err)
+		}
+		if exists(t, ctx, objects, digest) {
+			t.Errorf("%s: stored", what)
+		}
+	}
+	if size := stored(t, ctx, objects); size > 4096 {
+		t.Errorf("%d bytes left behind", size)
 	}
 }
 
