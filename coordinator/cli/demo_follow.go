@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,6 +13,7 @@ import (
 	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/cli/render"
+	"idunno/coordinator/cluster"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 
 // follow shows the jobs until all have ended, and kills a worker half-way.
 func (d *demo) follow(ctx context.Context) error {
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.progress = render.NewProgress(d.stderr)
@@ -46,7 +50,7 @@ func (d *demo) follow(ctx context.Context) error {
 				return err
 			}
 			if d.victim.node != "" {
-				go func() { resumed <- d.awaitResumption(ctx) }()
+				watch.Go(func() { resumed <- d.awaitResumption(ctx) })
 			}
 		}
 		if ended {
@@ -69,16 +73,42 @@ func (d *demo) follow(ctx context.Context) error {
 // joinResumption waits for the watch on the dead worker's tasks. All jobs have
 // ended, so what it looks for is stored by now.
 func (d *demo) joinResumption(ctx context.Context, resumed <-chan error) error {
-	late := time.NewTimer(5 * time.Second)
-	defer late.Stop()
 	select {
 	case err := <-resumed:
-		return err
-	case <-late.C:
-		return fmt.Errorf("no other worker carried on with the tasks of %s", d.victim.node)
+		if err != nil || d.victim.by != "" {
+			return err
+		}
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	// It had finished all that it was last known to hold, and held newer tasks.
+	var first *wire.Result
+	for _, j := range d.jobs {
+		o, err := cluster.Collect(ctx, d.api, j.job, j.doc.From, j.doc.To)
+		if err != nil {
+			return err
+		}
+		for i := range o.Results {
+			if r := &o.Results[i]; r.Attempt > 1 && d.resumes(r) && (first == nil || r.Started.Before(first.Started)) {
+				first = r
+			}
+		}
+	}
+	if first == nil {
+		return fmt.Errorf("no other worker carried on with the tasks of %s", d.victim.node)
+	}
+	d.noteResumed(first)
+	return nil
+}
+
+// resumes reports whether a result shows that another worker went on after the kill.
+func (d *demo) resumes(r *wire.Result) bool {
+	return r.Node != d.victim.node && r.Started.After(d.victim.at)
+}
+
+func (d *demo) noteResumed(r *wire.Result) {
+	d.victim.by, d.victim.resumed = r.Node, r.Started.Sub(d.victim.at)
+	d.progress.Line("RESUMED  its work on %s, %d ms after the kill", r.Node, d.victim.resumed.Milliseconds())
 }
 
 // update asks how far the jobs are and shows it.
@@ -153,17 +183,21 @@ func (d *demo) awaitResumption(ctx context.Context) error {
 	tick := time.NewTicker(resumePoll)
 	defer tick.Stop()
 	for {
+		open := 0
 		for _, h := range d.victim.held {
 			r, err := resultOf(ctx, results, h)
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case r == nil:
+				open++
+			case d.resumes(r):
+				d.noteResumed(r)
+				return nil
 			}
-			if r == nil || r.Node == d.victim.node || r.Started.Before(d.victim.at) {
-				continue
-			}
-			d.victim.by, d.victim.resumed = r.Node, r.Started.Sub(d.victim.at)
-			d.progress.Line("RESUMED  its work on %s, %d ms after the kill", r.Node, d.victim.resumed.Milliseconds())
-			return nil
+		}
+		if open == 0 {
+			return nil // it had finished them all
 		}
 		select {
 		case <-tick.C:
