@@ -103,6 +103,14 @@ func TestBundles(t *testing.T) {
 	if _, err := s.PutBundle(ctx, "data/set", manifest); !errors.Is(err, objectstore.ErrNotFound) || !strings.Contains(err.Error(), absent.Digest[:12]) {
 		t.Errorf("bundle with a missing part: %v", err)
 	}
+	fresh, err := s.PutObject(ctx, strings.NewReader("fresh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, _ = json.Marshal(map[string]any{"objects": []objectstore.Object{fresh, absent}})
+	if _, err := s.PutBundle(ctx, "data/set", manifest); !errors.Is(err, objectstore.ErrNotFound) || !exists(t, ctx, objects, fresh.Digest) {
+		t.Errorf("bundle with a missing part: %v; the other one is there: %v", err, exists(t, ctx, objects, fresh.Digest))
+	}
 	manifest, _ = json.Marshal(map[string]any{"objects": []objectstore.Object{{Digest: digests[0], Size: 99}}})
 	if _, err := s.PutBundle(ctx, "data/set", manifest); !errors.Is(err, objectstore.ErrBadBundle) {
 		t.Errorf("bundle with a wrong size: %v", err)
@@ -114,6 +122,12 @@ func TestBundles(t *testing.T) {
 	}
 	if v, err := s.Resolve(ctx, "data/set"); err != nil || v.Version != 2 {
 		t.Errorf("after refused bundles: %+v, %v", v, err)
+	}
+	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
+	for round, want := range []int{1, 0} {
+		if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{Objects: want}) || exists(t, ctx, objects, fresh.Digest) {
+			t.Errorf("sweep %d: %+v, %v", round+1, swept, err)
+		}
 	}
 }
 

@@ -45,7 +45,9 @@
 // finds the object gone and stores it again; if the writer came first, (3) finds
 // its reference and deletes nothing. No step relies on a read: replicas may
 // answer with old data, and a compare-and-set on it fails and is tried again.
-// Versions leave the index before their references are taken away.
+// Versions leave the index before their references are taken away. A put that
+// fails takes its references away and deletes nothing: its objects may be wanted
+// again in a moment, and Sweep deletes them after a day if not.
 //
 // A record that stays in deletion for ten seconds, by the observer's own clock,
 // belongs to a deleter that died: a writer takes it over.

@@ -23,7 +23,8 @@ const (
 	parallel = 8
 )
 
-// record says who refers to an object. One without references has no record.
+// record says who refers to an object. One that nothing ever referred to has
+// no record.
 type record struct {
 	Schema int `json:"v"`
 	// Refs has an entry a version that refers to the object, "name#id", with the
@@ -152,7 +153,7 @@ func (s *Store) hold(ctx context.Context, digest, ref string) error {
 }
 
 // release takes a reference away, "" for none, and deletes the object if nothing
-// refers to it then. It reports whether it did.
+// refers to it then. It reports whether it deleted one.
 func (s *Store) release(ctx context.Context, digest, ref string) (erased bool, err error) {
 	me := rand.Text()
 	var last bool
@@ -173,23 +174,28 @@ func (s *Store) release(ctx context.Context, digest, ref string) (erased bool, e
 	if err != nil || !last {
 		return false, err
 	}
-	return true, s.erase(ctx, digest, revision)
+	return s.erase(ctx, digest, revision)
 }
 
-// erase deletes an object whose record, at the given revision, says so.
-func (s *Store) erase(ctx context.Context, digest string, revision uint64) error {
+// erase deletes an object whose record, at the given revision, says so, and
+// reports whether there was one.
+func (s *Store) erase(ctx context.Context, digest string, revision uint64) (existed bool, err error) {
 	// A deleter that was held up lets others take over rather than delete what
 	// they may have stored again.
 	ctx, cancel := context.WithTimeout(ctx, s.stale/2)
 	defer cancel()
-	if err := s.objects.Delete(ctx, digest); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		return fmt.Errorf("delete object %.12s: %w", digest, err)
+	if _, err = s.objects.GetInfo(ctx, digest); err == nil {
+		existed = true
+		err = s.objects.Delete(ctx, digest)
 	}
-	err := s.index.Delete(ctx, keyRecord+digest, jetstream.LastRevision(revision))
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+		return existed, fmt.Errorf("delete object %.12s: %w", digest, err)
+	}
+	err = s.index.Delete(ctx, keyRecord+digest, jetstream.LastRevision(revision))
 	if err != nil && !isConflict(err) {
-		return fmt.Errorf("delete record of object %.12s: %w", digest, err)
+		return existed, fmt.Errorf("delete record of object %.12s: %w", digest, err)
 	}
-	return nil
+	return existed, nil
 }
 
 // holdAll adds the reference to every object, releaseAll takes it away.
@@ -200,6 +206,22 @@ func (s *Store) holdAll(ctx context.Context, digests []string, ref string) error
 func (s *Store) releaseAll(ctx context.Context, digests []string, ref string) error {
 	return each(ctx, digests, func(ctx context.Context, d string) error {
 		_, err := s.release(ctx, d, ref)
+		return err
+	})
+}
+
+// letGo takes a reference away from every object but deletes none: those of a
+// version that could not be stored may be wanted again in a moment. What nobody
+// wants is left to Sweep.
+func (s *Store) letGo(ctx context.Context, digests []string, ref string) error {
+	return each(ctx, digests, func(ctx context.Context, d string) error {
+		_, err := s.changeRecord(ctx, d, func(r *record, _ uint64) error {
+			if _, held := r.Refs[ref]; !held {
+				return errUnchanged
+			}
+			delete(r.Refs, ref)
+			return nil
+		})
 		return err
 	})
 }

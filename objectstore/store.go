@@ -84,11 +84,11 @@ func (s *Store) publish(ctx context.Context, name string, v Version, parts []Obj
 		added, dropped, err = s.add(ctx, name, v)
 	}
 	if err != nil || added.ID != v.ID {
-		// Also when the caller has gone: what isn't released stays for a day.
+		// Also when the caller has gone; Sweep sees to what can't be let go now.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opWait)
 		defer cancel()
 		if !s.inIndex(ctx, name, v.ID) {
-			_ = s.releaseAll(ctx, digests, ref)
+			_ = s.letGo(ctx, digests, ref)
 		}
 		if err != nil {
 			return Version{}, err

@@ -73,10 +73,18 @@ func (s *Store) sweepRecord(ctx context.Context, kve jetstream.KeyValueEntry, sw
 		if isConflict(err) {
 			return nil
 		}
-		if err == nil {
-			err = s.erase(ctx, digest, revision)
+		if err != nil {
+			return err
 		}
-		if err == nil {
+		existed, err := s.erase(ctx, digest, revision)
+		if existed && err == nil {
+			swept.Objects++
+		}
+		return err
+	}
+	if len(r.Refs) == 0 && r.Deleter == "" && s.now().Sub(kve.Created()) > KeepFor {
+		erased, err := s.release(ctx, digest, "")
+		if erased && err == nil {
 			swept.Objects++
 		}
 		return err
