@@ -33,6 +33,25 @@ func TestRestartOnTheSameStore(t *testing.T) {
 	}
 
 	s, b := start()
+	fillStore(t, b)
+	done := s.Done()
+	b.Close()
+	s.Stop()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		t.Fatal("Done was not closed")
+	}
+
+	s, b = start()
+	defer s.Stop()
+	defer b.Close()
+	checkStore(t, b)
+}
+
+func fillStore(t *testing.T, b *broker.Broker) {
+	t.Helper()
+	ctx := testContext(t)
 	ack, err := b.JS.Publish(ctx, broker.SubjectJobs, []byte(`{"model":"mlp"}`))
 	if err != nil || ack.Sequence != 1 {
 		t.Fatalf("submission: %+v, %v", ack, err)
@@ -63,23 +82,16 @@ func TestRestartOnTheSameStore(t *testing.T) {
 	if err := publish(t, b, 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	done := s.Done()
-	b.Close()
-	s.Stop()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		t.Fatal("Done was not closed")
-	}
+}
 
-	s, b = start()
-	defer s.Stop()
-	defer b.Close()
+func checkStore(t *testing.T, b *broker.Broker) {
+	t.Helper()
+	ctx := testContext(t)
 	if err := b.StoreResult(ctx, 1, 1, []byte("second")); !errors.Is(err, broker.ErrExists) {
 		t.Errorf("second result after the restart: %v", err)
 	}
 	var results []string
-	err = b.ReadResults(ctx, 1, func(p []byte) (bool, error) { results = append(results, string(p)); return true, nil })
+	err := b.ReadResults(ctx, 1, func(p []byte) (bool, error) { results = append(results, string(p)); return true, nil })
 	if err != nil || len(results) != 1 || results[0] != "result" {
 		t.Errorf("results %q, %v", results, err)
 	}
@@ -93,7 +105,8 @@ func TestRestartOnTheSameStore(t *testing.T) {
 	if ack, err := b.JS.Publish(ctx, broker.SubjectJobs, []byte("next")); err != nil || ack.Sequence != 2 {
 		t.Errorf("the next job: %+v, %v", ack, err)
 	}
-	if objects, index, err = b.Files(ctx); err != nil {
+	objects, index, err := b.Files(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got, err := objects.GetString(ctx, "object"); err != nil || got != "contents" {
@@ -102,7 +115,8 @@ func TestRestartOnTheSameStore(t *testing.T) {
 	if kve, err := index.Get(ctx, "key"); err != nil || string(kve.Value()) != "value" {
 		t.Errorf("index: %v, %v", kve, err)
 	}
-	if state, err = b.State(ctx); err != nil {
+	state, err := b.State(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if kve, err := state.Get(ctx, broker.KeyJob(1)); err != nil || string(kve.Value()) != "record" {
