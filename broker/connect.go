@@ -55,7 +55,7 @@ func Connect(ctx context.Context, cfg Config) (*Broker, error) {
 	b := &Broker{NC: nc, JS: js, replicas: max(cfg.Replicas, 1)}
 	if _, err := js.AccountInfo(ctx); err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("%w at %s: start it with -js, or use `idunno up` (%v)", ErrNoJetStream, servers, err)
+		return nil, fmt.Errorf("%w at %s: start it with -js, or use `idunno up` (%v)", ErrNoJetStream, redact(servers), err)
 	}
 	return b, nil
 }
@@ -68,7 +68,12 @@ func dial(ctx context.Context, servers string, wait time.Duration, opts []nats.O
 			return nc, nil
 		}
 		if !retriable(err) || time.Now().After(deadline) {
-			return nil, fmt.Errorf("%w at %s (%v): start a cluster with `idunno up`, or name one with --server", ErrUnreachable, redact(servers), err)
+			// Errors about a URL quote it, password and all.
+			reason := err.Error()
+			for url := range strings.SplitSeq(servers, ",") {
+				reason = strings.ReplaceAll(reason, strings.TrimSpace(url), redact(strings.TrimSpace(url)))
+			}
+			return nil, fmt.Errorf("%w at %s (%s): start a cluster with `idunno up`, or name one with --server", ErrUnreachable, redact(servers), reason)
 		}
 		select {
 		case <-ctx.Done():
@@ -83,15 +88,17 @@ func retriable(err error) bool {
 	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &op)
 }
 
-// redact removes passwords from URLs before they are shown.
+// redact removes user names and passwords from URLs before they are shown.
 func redact(servers string) string {
 	list := strings.Split(servers, ",")
 	for i, s := range list {
-		if scheme, rest, ok := strings.Cut(s, "://"); ok {
-			if at := strings.LastIndex(rest, "@"); at >= 0 {
-				list[i] = scheme + "://" + rest[at+1:]
-			}
+		scheme, rest, ok := strings.Cut(s, "://")
+		if !ok {
+			scheme, rest = "", s
+		} else {
+			scheme += "://"
 		}
+		list[i] = scheme + rest[strings.LastIndex(rest, "@")+1:]
 	}
 	return strings.Join(list, ",")
 }

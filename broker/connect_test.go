@@ -51,6 +51,8 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		"nats://alice:s3cret@" + one + ",nats://s3cret@" + two:      {one, two},
 		"nats://alice:s3cret@" + one + ", nats://bob:s3cret@" + two: {one, two},
 		"nats://alice:p@s3cret@" + one:                              {one},
+		"alice:s3cret@" + one:                                       {one},
+		"nats://alice:s3cret@" + one + "%zz":                        {one},
 	} {
 		_, err := broker.Connect(ctx, broker.Config{Servers: servers})
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,8 @@ const (
 	// stalledAfter is how long an active job may go without a result before its
 	// queue is compared with what should be in it.
 	stalledAfter = broker.AckWait + 2*time.Second
+	// sweepEvery is how often the SDFS is cleaned of what died half-way.
+	sweepEvery = time.Hour
 )
 
 // errFenced is returned when a record was written by a later leader.
@@ -113,7 +116,30 @@ func (l *leader) serve(ctx context.Context) error {
 		return err
 	}
 	defer stopService()
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	defer cancel()
+	aside.Go(func() { l.sweep(ctx) })
 	return l.loop(ctx)
+}
+
+// sweep has the SDFS clean up after uploads that died, now and then.
+func (l *leader) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		swept, err := l.files.Sweep(ctx, l.Broker.JS)
+		if err != nil && ctx.Err() == nil {
+			l.Log.Warn("can't clean up the store yet", "error", err)
+			continue
+		}
+		l.Log.Debug("store swept", "left_behind", swept)
+	}
 }
 
 func (l *leader) loop(ctx context.Context) error {
