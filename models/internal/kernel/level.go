@@ -12,7 +12,7 @@ type level interface {
 }
 
 // levels lists what this processor can run, the best last.
-func levels() []level { return []level{generic{}} }
+func levels() []level { return append([]level{generic{}}, simd()...) }
 
 func best() level {
 	l := levels()

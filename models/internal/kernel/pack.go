@@ -59,6 +59,12 @@ func (o *operand) fill(dst []float32, x0, n, p, kc, r int) {
 			}
 			continue
 		}
+		if r == 16 && live == 16 {
+			for i := range kc {
+				*(*[16]float32)(panel[i*16:]) = [16]float32(o.raw[(p+i)*o.ld+x0+x:])
+			}
+			continue
+		}
 		for i := range kc {
 			copy(panel[i*r:i*r+live], o.raw[(p+i)*o.ld+x0+x:])
 		}
