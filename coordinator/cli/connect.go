@@ -36,7 +36,16 @@ func (a *app) brokerConfig(name string) broker.Config {
 }
 
 func (a *app) connect(cmd *cobra.Command) (*broker.Broker, error) {
-	return open(cmd.Context(), a.brokerConfig("idunno "+cmd.Name()))
+	cfg := a.brokerConfig("idunno " + cmd.Name())
+	cfg.Events = func(event string, err error) {
+		switch {
+		case event == "disconnected" && err != nil:
+			a.talk("lost the connection to the cluster (%v); waiting for it to come back, Ctrl-C ends the wait", err)
+		case event == "reconnected":
+			a.talk("connected to the cluster again")
+		}
+	}
+	return open(cmd.Context(), cfg)
 }
 
 // open connects. Credentials that can't be read are the user's own mistake, not a

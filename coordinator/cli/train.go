@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -205,11 +206,12 @@ func (a *app) followTraining(ctx context.Context, api *client.Client, job uint64
 	bar := p.Share("train " + arch)
 	live, stop := context.WithCancel(ctx)
 	defer stop()
-	shown := 0
+	shown, began := 0, time.Now()
 	followed := make(chan error, 1)
 	go func() {
 		followed <- api.Progress(live, job, func(pr *wire.Progress) {
-			bar.SetShare(pr.Done, "on "+render.Clean(pr.Node))
+			eta := render.ETA(1-pr.Done, pr.Done/time.Since(began).Seconds())
+			bar.SetShare(pr.Done, "on "+render.Clean(pr.Node)+"  "+eta)
 			if e := pr.Epoch; e != nil && e.Epoch > shown {
 				shown = e.Epoch
 				p.Line("%s", epochLine(e, epochs))
