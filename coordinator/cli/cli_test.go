@@ -33,7 +33,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"done", live, nil, ExitOK, ""},
 		{"done when interrupted too late", cancelled, nil, ExitOK, ""},
-		{"failed", live, errors.New("no\nsuch luck"), ExitFailed, "idunno: no; such luck\n"},
+		{"failed", live, errors.New("no\nsuch\x1b luck"), ExitFailed, "idunno: no; such? luck\n"},
 		{"usage", live, usage(child, "give %s", "N"), ExitUsage, "idunno: job: give N\nSee `idunno job --help`.\n"},
 		{"usage of the program", live, usage(root, "what?"), ExitUsage, "idunno: what?\nSee `idunno --help`.\n"},
 		{"failed batches", live, verdict(&wire.JobStats{Job: 7, State: wire.StateDoneWithFailures, Failed: 3, Reason: "bad\x1b model"}), ExitFailures,

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"idunno/broker"
+	"idunno/coordinator/cli/render"
 	"idunno/coordinator/client"
 )
 
@@ -78,4 +79,7 @@ func prefix(cmd *cobra.Command) string {
 	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ") + ": "
 }
 
-func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
+// oneLine keeps a message on one line and the terminal safe from what it quotes.
+func oneLine(s string) string {
+	return render.Clean(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
+}
