@@ -52,13 +52,23 @@ func Connect(ctx context.Context, cfg Config) (*Broker, error) {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b := &Broker{NC: nc, JS: js, replicas: max(cfg.Replicas, 1)}
-	if _, err := js.AccountInfo(ctx); err != nil {
+	b := &Broker{NC: nc, JS: js, cfg: cfg, replicas: max(cfg.Replicas, 1)}
+	_, err = js.AccountInfo(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		err = fmt.Errorf("%w at %s: start it with -js, or use `idunno up`", ErrNoJetStream, redact(servers))
+	case err != nil:
+		err = fmt.Errorf("%w at %s: JetStream does not answer (%v): try again", ErrUnreachable, redact(servers), err)
+	}
+	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("%w at %s: start it with -js, or use `idunno up` (%v)", ErrNoJetStream, redact(servers), err)
+		return nil, err
 	}
 	return b, nil
 }
+
+// Dup opens another connection to the same cluster.
+func (b *Broker) Dup(ctx context.Context) (*Broker, error) { return Connect(ctx, b.cfg) }
 
 func dial(ctx context.Context, servers string, wait time.Duration, opts []nats.Option) (*nats.Conn, error) {
 	deadline := time.Now().Add(wait)

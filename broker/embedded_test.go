@@ -91,7 +91,7 @@ func checkStore(t *testing.T, b *broker.Broker) {
 		t.Errorf("second result after the restart: %v", err)
 	}
 	var results []string
-	err := b.ReadResults(ctx, 1, func(p []byte) (bool, error) { results = append(results, string(p)); return true, nil })
+	err := b.ReadResults(ctx, 1, func(_ string, p []byte) (bool, error) { results = append(results, string(p)); return true, nil })
 	if err != nil || len(results) != 1 || results[0] != "result" {
 		t.Errorf("results %q, %v", results, err)
 	}

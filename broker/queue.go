@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +17,10 @@ const (
 	codeWrongSequence = 10071
 	codeWrongConstant = 10164
 )
+
+// lookUpWait bounds one look-up. An answer takes a millisecond; what takes longer
+// got lost with a connection.
+const lookUpWait = time.Second
 
 // IsExists reports whether err says that a subject that takes one message, or a
 // key that must be new or unchanged, has been written by someone else.
@@ -49,6 +54,8 @@ func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []b
 
 // HasResult reports whether a task has a stored result.
 func (b *Broker) HasResult(ctx context.Context, job uint64, task int) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpWait)
+	defer cancel()
 	stream, err := b.Results(ctx)
 	if err != nil {
 		return false, fmt.Errorf("open results: %w", err)
@@ -69,6 +76,16 @@ func (b *Broker) PublishTask(job uint64, task int, data []byte) (jetstream.PubAc
 	return b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
 }
 
+// HandBack returns a task to its queue on behalf of a node that can't. It does
+// nothing for a subject that is no acknowledgement of a task: it comes from a
+// heartbeat, which anybody may send.
+func (b *Broker) HandBack(reply string) {
+	if strings.HasPrefix(reply, "$JS.ACK.") && strings.Contains(reply, "."+streamTasks+".") {
+		// A lost connection loses it; the ack wait is the backstop.
+		_ = b.NC.Publish(reply, []byte(nak))
+	}
+}
+
 // Wake tells every worker to look for tasks.
 func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 
@@ -80,7 +97,7 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
 	}
 	_, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
 		Durable: consumerOf(job), FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, Replicas: b.replicas, MemoryStorage: true,
+		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, MemoryStorage: true,
 	})
 	if err != nil {
 		return fmt.Errorf("open queue of job %d: %w", job, err)
@@ -124,7 +141,7 @@ func (b *Broker) QueueDepth(ctx context.Context, job uint64) (int, error) {
 
 // ReadResults calls fn for every stored result of a job, in the order stored,
 // until fn returns false. The order is that of completion, not of the tasks.
-func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(data []byte) (more bool, err error)) error {
+func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject string, data []byte) (more bool, err error)) error {
 	stream, err := b.Results(ctx)
 	if err != nil {
 		return fmt.Errorf("open results: %w", err)
@@ -158,7 +175,7 @@ func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(data []byt
 		if err != nil {
 			return fmt.Errorf("read results of job %d: %w", job, err)
 		}
-		if more, err := fn(msg.Data()); err != nil || !more {
+		if more, err := fn(msg.Subject(), msg.Data()); err != nil || !more {
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func TestFirstResultWins(t *testing.T) {
 		t.Fatalf("stored result not seen: %v, %v", has, err)
 	}
 	var got []string
-	err := b.ReadResults(ctx, 3, func(p []byte) (bool, error) { got = append(got, string(p)); return true, nil })
+	err := b.ReadResults(ctx, 3, func(_ string, p []byte) (bool, error) { got = append(got, string(p)); return true, nil })
 	if err != nil || len(got) != 2 || got[0] != "first" || got[1] != "other" {
 		t.Fatalf("results %q, %v", got, err)
 	}
@@ -92,9 +92,7 @@ func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
 
 	// Another connection hands the task back, as the coordinator does for a dead worker.
 	other := brokertest.Connect(t, b.NC.ConnectedUrl())
-	if err := other.NC.Publish(msg.Reply(), []byte(broker.Nak)); err != nil {
-		t.Fatal(err)
-	}
+	other.HandBack(msg.Reply())
 	again := pull(t, ctx, b, 7)
 	meta, err := again.Metadata()
 	if err != nil || meta.NumDelivered != 2 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,8 +64,8 @@ const (
 	AckWait = 3 * time.Second
 	// LeaseTTL is how long a silent leader keeps its lease.
 	LeaseTTL = 2 * time.Second
-	// Nak is the message that hands a task back when published to its reply subject.
-	Nak = "-NAK"
+	// nak is the message that hands a task back when published to its reply subject.
+	nak = "-NAK"
 
 	maxInFlight = 20_000
 	duplicates  = 2 * time.Minute
@@ -102,6 +103,21 @@ func jobTask(job uint64, task int) string {
 	return strconv.FormatUint(job, 10) + "." + strconv.Itoa(task)
 }
 
+// TaskOfResult is the inverse of [SubjectResult].
+func TaskOfResult(subject string) (job uint64, task int, ok bool) {
+	s, ok := strings.CutPrefix(subject, prefixResults)
+	if !ok {
+		return 0, 0, false
+	}
+	left, right, _ := strings.Cut(s, ".")
+	job, err := strconv.ParseUint(left, 10, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	task, err = strconv.Atoi(right)
+	return job, task, err == nil
+}
+
 func tasksOf(job uint64) string   { return prefixTasks + strconv.FormatUint(job, 10) + ".>" }
 func resultsOf(job uint64) string { return prefixResults + strconv.FormatUint(job, 10) + ".>" }
 
@@ -111,7 +127,9 @@ func consumerOf(job uint64) string { return "job-" + strconv.FormatUint(job, 10)
 type Broker struct {
 	NC       *nats.Conn
 	JS       jetstream.JetStream
+	cfg      Config
 	replicas int
+	results  atomic.Pointer[jetstream.Stream]
 }
 
 // Ensure creates or updates every stream and bucket. It is safe to call from
@@ -168,12 +186,24 @@ func (b *Broker) tasksConfig() jetstream.StreamConfig {
 func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
 	_, err := b.JS.CreateStream(ctx, cfg)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		_, err = b.JS.UpdateStream(ctx, cfg)
+		err = b.updateStream(ctx, cfg)
 	}
 	if err != nil {
 		return fmt.Errorf("create stream %s: %w", cfg.Name, err)
 	}
 	return nil
+}
+
+// updateStream brings an existing stream up to date. It never takes replicas
+// away: another process may have been told of more.
+func (b *Broker) updateStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	stream, err := b.JS.Stream(ctx, cfg.Name)
+	if err != nil {
+		return err
+	}
+	cfg.Replicas = max(cfg.Replicas, stream.CachedInfo().Config.Replicas)
+	_, err = b.JS.UpdateStream(ctx, cfg)
+	return err
 }
 
 // State opens the bucket of job records.
@@ -206,5 +236,12 @@ func (b *Broker) Jobs(ctx context.Context) (jetstream.Stream, error) {
 
 // Results opens the stream of results.
 func (b *Broker) Results(ctx context.Context) (jetstream.Stream, error) {
-	return b.JS.Stream(ctx, streamResults)
+	if s := b.results.Load(); s != nil {
+		return *s, nil
+	}
+	s, err := b.JS.Stream(ctx, streamResults)
+	if err == nil {
+		b.results.Store(&s)
+	}
+	return s, err
 }

@@ -66,14 +66,18 @@ func (c *coordinator) lookUp(ctx context.Context, field, folder, ref, code, hint
 	if err == nil {
 		return v, nil
 	}
+	if errors.Is(err, objectstore.ErrCorrupt) || errors.Is(err, objectstore.ErrBadName) {
+		return v, &wire.Error{Code: code, Field: field, Message: fmt.Sprintf("%s %q can't be used (%v); allowed: a file that is whole%s", field, ref, err, hint)}
+	}
 	if !errors.Is(err, objectstore.ErrNotFound) {
 		return v, fmt.Errorf("look up %s %s: %w", field, ref, err)
 	}
 	files, err := c.files.List(ctx, folder)
-	if err != nil {
-		return v, fmt.Errorf("look up %s %s: %w", field, ref, err)
-	}
 	names := "none is stored yet"
+	if err != nil {
+		// An unreadable entry of another file is no reason to keep this job waiting.
+		names = "those that are stored"
+	}
 	if len(files) > 0 {
 		list := make([]string, len(files))
 		for i, f := range files {
@@ -115,7 +119,10 @@ func (l *leader) admitWhenPossible(ctx context.Context, job uint64, at time.Time
 	for ctx.Err() == nil {
 		rec, err := l.freeze(ctx, job, at, p)
 		if err == nil {
-			l.ask(ctx, func() { err = l.admit(ctx, rec) })
+			var ok bool
+			if err, ok = inLoop(ctx, l, func() error { return l.admit(ctx, rec) }); !ok {
+				return
+			}
 		}
 		if err == nil || errors.Is(err, errFenced) {
 			return
@@ -168,7 +175,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.batchTime[rec.ModelDigest], l.members.Slots())
+		rec.TaskSize = sched.TaskSize(rec.Batches(), l.batchTime[workloadOf(rec)], l.members.Slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err
@@ -192,22 +199,24 @@ func (l *leader) settle(ctx context.Context) error {
 	if l.fatal != nil {
 		return l.fatal
 	}
+	// What fails for one job is tried again later and must not hold up the others.
+	var failed []error
 	for _, job := range slices.Clone(l.active) {
 		if j := l.jobs[job]; j.Finished() {
-			if err := l.finish(ctx, j); err != nil {
-				return err
-			}
+			failed = append(failed, l.finish(ctx, j))
 		}
 	}
-	for len(l.active) < maxActive && len(l.queued) > 0 {
-		if err := l.start(ctx, l.queued[0]); err != nil {
-			return err
+	for _, job := range slices.Clone(l.queued) {
+		if len(l.active) >= maxActive {
+			break
 		}
+		failed = append(failed, l.start(ctx, job))
 	}
 	for _, job := range l.active {
 		l.publish(ctx, l.jobs[job])
 	}
-	return nil
+	failed = append(failed, l.tidy(ctx))
+	return errors.Join(failed...)
 }
 
 // start opens a queued job's task queue and makes it active.
@@ -221,11 +230,11 @@ func (l *leader) start(ctx context.Context, job uint64) error {
 		j.Rec.State = wire.StateQueued
 		return err
 	}
-	l.queued = l.queued[1:]
+	l.queued = slices.DeleteFunc(l.queued, func(n uint64) bool { return n == job })
 	l.active = append(l.active, job)
 	l.looked[job] = time.Now()
-	l.publish(ctx, j)
-	return l.writeTable(ctx)
+	l.dirty = true
+	return nil
 }
 
 // finish writes the final record of a job whose tasks all have results.
@@ -250,22 +259,37 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 		return err
 	}
 	rec.Summary = summary
-	if err := l.write(ctx, &rec); err != nil {
+	if err := l.writeEnded(ctx, &rec); err != nil {
 		return err
 	}
 	job := rec.Job
-	l.ended[job] = &rec
-	l.learn(&rec)
+	l.remember(&rec)
 	delete(l.jobs, job)
 	delete(l.looked, job)
 	isJob := func(n uint64) bool { return n == job }
 	l.active = slices.DeleteFunc(l.active, isJob)
 	l.queued = slices.DeleteFunc(l.queued, isJob)
 	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)
-	if err := l.writeTable(ctx); err != nil {
+	l.dirty, l.closing[job] = true, true
+	return nil
+}
+
+// writeEnded writes the record of an ended job. A record of very many nodes is
+// cut to what a message holds: first the sums behind the nodes' statistics go,
+// then the nodes; the job's own statistics stay.
+func (l *leader) writeEnded(ctx context.Context, rec *wire.JobRecord) error {
+	err := l.write(ctx, rec)
+	if !errors.Is(err, errTooLarge) {
 		return err
 	}
-	return l.Broker.CloseQueue(ctx, job)
+	for i := range rec.Summary.Nodes {
+		rec.Summary.Nodes[i].Raw = nil
+	}
+	if err = l.write(ctx, rec); !errors.Is(err, errTooLarge) {
+		return err
+	}
+	rec.Summary.Nodes = []wire.NodeStats{}
+	return l.write(ctx, rec)
 }
 
 // wakeWorkers tells the workers that there is something to pull. A lost

@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return broker.Announce(ctx, cfg.Broker.NC, c.changed, c.heartbeat) })
 	group.Go(func() error {
-		return lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: cfg.Name, TTL: broker.LeaseTTL}, c.lead)
+		return lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: cfg.Name, TTL: broker.LeaseTTL, Prepare: c.prepare}, c.lead)
 	})
 	return group.Wait()
 }
@@ -86,6 +86,13 @@ type coordinator struct {
 func (c *coordinator) heartbeat() wire.Heartbeat {
 	return wire.Heartbeat{Schema: wire.Schema, Node: c.Name, Role: wire.RoleCoordinator, Incarnation: c.started.UnixNano(),
 		Version: c.Version, Address: c.Address, PID: os.Getpid(), Cores: runtime.NumCPU(), Leader: c.leading.Load()}
+}
+
+// prepare creates again what a restarted server has forgotten.
+func (c *coordinator) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, broker.LeaseTTL)
+	defer cancel()
+	return c.Broker.Ensure(ctx)
 }
 
 func (c *coordinator) setLeading(v bool) {

@@ -3,10 +3,12 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"idunno/broker"
 	"idunno/broker/wire"
 )
 
@@ -32,22 +34,25 @@ func (l *leader) followResults(ctx context.Context) (stop func(), err error) {
 		return nil, fmt.Errorf("read results: %w", err)
 	}
 	caughtUp := make(chan struct{})
+	told := sync.OnceFunc(func() { close(caughtUp) })
 	last := info.State.LastSeq
-	if from > last {
-		close(caughtUp)
+	if pending, err := consumer.Info(ctx); err != nil {
+		return nil, fmt.Errorf("read results: %w", err)
+	} else if pending.NumPending == 0 {
+		told()
 	}
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil {
 			return
 		}
-		if r, err := wire.ParseResult(m.Data()); err != nil {
-			l.Log.Error("unreadable result, left alone", "subject", m.Subject(), "error", err)
-		} else {
+		if job, task, ok := broker.TaskOfResult(m.Subject()); ok {
+			r := wire.ReceiveResult(job, task, m.Data())
 			l.do(ctx, func() { l.fold(r, meta.Timestamp) })
 		}
-		if meta.Sequence.Stream == last {
-			l.do(ctx, func() { close(caughtUp) })
+		// The last one may have been deleted meanwhile, so its number alone won't do.
+		if meta.Sequence.Stream >= last || meta.NumPending == 0 {
+			l.do(ctx, told)
 		}
 	})
 	if err != nil {
@@ -75,6 +80,7 @@ func (l *leader) fold(r *wire.Result, at time.Time) {
 	if !j.Fold(r, at) {
 		return
 	}
+	l.looked[r.Job] = time.Now()
 	if r.Error != "" {
 		l.Log.Warn("task failed for good", "job", r.Job, "task", r.Task, "node", r.Node, "error", r.Error)
 	}

@@ -25,12 +25,24 @@ const (
 	// stalledAfter is how long an active job may go without a result before its
 	// queue is compared with what should be in it.
 	stalledAfter = broker.AckWait + 2*time.Second
+	// lateTick is the pause between two ticks after which this process, and not
+	// the nodes, counts as having been away.
+	lateTick = 300 * time.Millisecond
+	// failedWait is the pause after a term that ended with an error.
+	failedWait = 500 * time.Millisecond
 	// sweepEvery is how often the SDFS is cleaned of what died half-way.
 	sweepEvery = time.Hour
 )
 
-// errFenced is returned when a record was written by a later leader.
-var errFenced = errors.New("another coordinator leads")
+var (
+	// errFenced is returned when a record was written by a later leader.
+	errFenced = errors.New("another coordinator leads")
+	// errTooLarge is returned for a record that a message doesn't hold.
+	errTooLarge = errors.New("too large to store")
+)
+
+// maxRecord is the largest record in bytes; a server accepts 1 MiB.
+const maxRecord = 900 << 10
 
 // leader is the state of one term. Only the goroutine in loop touches it; others
 // go through do and ask.
@@ -43,14 +55,27 @@ type leader struct {
 	jobs    map[uint64]*sched.Job
 	revs    map[uint64]uint64
 	ended   map[uint64]*wire.JobRecord
+	totals  *nodeTotals // over all ended jobs
 	last    uint64
 	active  []uint64
 	queued  []uint64
-	table   uint64
 	members *sched.Members
-	looked  map[uint64]time.Time
-	// batchTime is the last measured mean batch time by model digest.
-	batchTime map[string]time.Duration
+	// looked is when a job last made progress, or was last looked after.
+	looked map[uint64]time.Time
+	// table is the revision of the table of active jobs, dirty that it must be
+	// written; closing are ended jobs whose queues must be removed.
+	table   uint64
+	dirty   bool
+	closing map[uint64]bool
+	// batchTime is the last measured mean batch time by model and data set.
+	batchTime map[workload]time.Duration
+}
+
+// workload is what a batch's time depends on, by digest.
+type workload struct{ model, data string }
+
+func workloadOf(rec *wire.JobRecord) workload {
+	return workload{model: rec.ModelDigest, data: rec.DataDigest}
 }
 
 // lead is one term: take over, then serve until ctx ends.
@@ -58,36 +83,38 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	c.Log.Info("leading", "epoch", epoch)
 	c.setLeading(true)
 	defer c.setLeading(false)
-	if err := c.Broker.Ensure(ctx); err != nil {
-		return ignoreEnd(ctx, err)
-	}
-	state, err := c.Broker.State(ctx)
-	if err != nil {
-		return ignoreEnd(ctx, fmt.Errorf("open job records: %w", err))
-	}
-	l := &leader{coordinator: c, epoch: epoch, state: state, calls: make(chan func(), 1024),
+	l := &leader{coordinator: c, epoch: epoch, calls: make(chan func(), 1024),
 		jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: make(map[uint64]*wire.JobRecord),
-		members: sched.NewMembers(), looked: make(map[uint64]time.Time), batchTime: make(map[string]time.Duration)}
-	err = l.serve(ctx)
-	if errors.Is(err, errFenced) {
+		totals: newNodeTotals(), members: sched.NewMembers(), looked: make(map[uint64]time.Time),
+		closing: make(map[uint64]bool), batchTime: make(map[workload]time.Duration)}
+	err := l.serve(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case errors.Is(err, errFenced):
 		c.Log.Warn("stepping down: another coordinator leads")
-		return nil
+	case err != nil:
+		// A server that has just come back may refuse the first requests. The
+		// lease is given up, and whoever takes it next tries again.
+		c.Log.Warn("can't lead now", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(failedWait):
+		}
 	}
-	return ignoreEnd(ctx, err)
-}
-
-// ignoreEnd drops errors that only say that the term is over.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return nil
 }
 
 // serve takes over and runs the loop. Everything it starts has ended when it returns.
 func (l *leader) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := l.Broker.Ensure(ctx); err != nil {
+		return err
+	}
+	var err error
+	if l.state, err = l.Broker.State(ctx); err != nil {
+		return fmt.Errorf("open job records: %w", err)
+	}
 	beats, err := l.Broker.NC.Subscribe(broker.SubjectHeartbeats, func(m *nats.Msg) { l.observe(ctx, m.Data) })
 	if err != nil {
 		return fmt.Errorf("listen for heartbeats: %w", err)
@@ -148,8 +175,9 @@ func (l *leader) loop(ctx context.Context) error {
 	reconnects := l.Broker.NC.StatusChanged(nats.CONNECTED)
 	defer l.Broker.NC.RemoveStatusListener(reconnects)
 	if err := l.settle(ctx); err != nil {
-		return err
+		l.Log.Warn("will try again", "error", err)
 	}
+	ticked := time.Now()
 	for {
 		var err error
 		select {
@@ -159,11 +187,18 @@ func (l *leader) loop(ctx context.Context) error {
 			call()
 			l.drainCalls()
 			err = l.settle(ctx)
-		case now := <-tick.C:
+		case <-tick.C:
+			l.drainCalls() // heartbeats that wait count before silence does
+			now := time.Now()
+			if now.Sub(ticked) > lateTick {
+				l.members.Grace(now)
+			}
+			ticked = now
 			l.tickMembers(ctx, now)
-			err = l.watch(ctx, now)
+			err = errors.Join(l.watch(ctx, now), l.tidy(ctx))
 		case <-reconnects:
 			l.Log.Info("reconnected: filling the queues again")
+			l.members.Grace(time.Now())
 			err = l.refill(ctx)
 		}
 		if err == nil {
@@ -201,18 +236,6 @@ func (l *leader) do(ctx context.Context, fn func()) {
 	}
 }
 
-// ask runs fn in the loop and waits for it; false when the term ended first.
-func (l *leader) ask(ctx context.Context, fn func()) bool {
-	done := make(chan struct{})
-	l.do(ctx, func() { fn(); close(done) })
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // loadRecords reads every record and rewrites those of unfinished jobs under
 // this epoch, which fences an earlier leader that doesn't know it is deposed.
 func (l *leader) loadRecords(ctx context.Context) error {
@@ -233,8 +256,7 @@ func (l *leader) loadRecords(ctx context.Context) error {
 		l.revs[rec.Job] = entry.Revision()
 		l.last = max(l.last, rec.Job)
 		if rec.State.Ended() {
-			l.ended[rec.Job] = &rec
-			l.learn(&rec)
+			l.remember(&rec)
 			continue
 		}
 		l.jobs[rec.Job] = sched.NewJob(&rec, true)
@@ -267,7 +289,8 @@ func (l *leader) loadTable(ctx context.Context) error {
 	default:
 		l.table = entry.Revision()
 	}
-	return l.writeTable(ctx)
+	l.dirty = true
+	return l.tidy(ctx)
 }
 
 // write stores a record at the revision last seen. It returns errFenced when a
@@ -278,11 +301,32 @@ func (l *leader) write(ctx context.Context, rec *wire.JobRecord) error {
 	if err != nil {
 		return fmt.Errorf("encode record of job %d: %w", rec.Job, err)
 	}
+	if len(p) > maxRecord {
+		return fmt.Errorf("record of job %d: %w", rec.Job, errTooLarge)
+	}
 	rev, err := l.compareAndSet(ctx, broker.KeyJob(rec.Job), p, l.revs[rec.Job])
 	if err != nil {
 		return fmt.Errorf("write record of job %d: %w", rec.Job, err)
 	}
 	l.revs[rec.Job] = rev
+	return nil
+}
+
+// tidy does what had to be done before and could not: the table of active jobs
+// is written, the queues of ended jobs are removed.
+func (l *leader) tidy(ctx context.Context) error {
+	if l.dirty {
+		if err := l.writeTable(ctx); err != nil {
+			return err
+		}
+		l.dirty = false
+	}
+	for job := range l.closing {
+		if err := l.Broker.CloseQueue(ctx, job); err != nil {
+			return err
+		}
+		delete(l.closing, job)
+	}
 	return nil
 }
 
@@ -324,9 +368,22 @@ func (l *leader) compareAndSet(ctx context.Context, key string, p []byte, rev ui
 	return 0, errFenced
 }
 
-// learn remembers how long a model's batches take.
-func (l *leader) learn(rec *wire.JobRecord) {
-	if s := rec.Summary; s != nil && s.Batches > 0 && rec.ModelDigest != "" {
-		l.batchTime[rec.ModelDigest] = time.Duration(s.MeanMs * float64(time.Millisecond))
+// remember keeps an ended job: its record, its part in the nodes' totals, and how
+// long its batches took.
+func (l *leader) remember(rec *wire.JobRecord) {
+	l.ended[rec.Job] = rec
+	s := rec.Summary
+	if s == nil {
+		return
+	}
+	if err := l.totals.addSummary(s); err != nil {
+		l.Log.Error("merge statistics", "job", rec.Job, "error", err)
+	}
+	// The sums have done their work; a record without them is small.
+	for i := range s.Nodes {
+		s.Nodes[i].Raw = nil
+	}
+	if s.Batches > 0 && rec.ModelDigest != "" {
+		l.batchTime[workloadOf(rec)] = time.Duration(s.MeanMs * float64(time.Millisecond))
 	}
 }

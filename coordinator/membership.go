@@ -22,7 +22,8 @@ func (l *leader) observe(ctx context.Context, p []byte) {
 		l.Log.Warn("unreadable heartbeat", "error", err)
 		return
 	}
-	l.do(ctx, func() { l.release(l.members.Observe(h, time.Now())) })
+	at := time.Now() // not when its turn comes: the loop may be busy
+	l.do(ctx, func() { l.release(l.members.Observe(h, at)) })
 }
 
 // tickMembers finds silent nodes, asks them, and releases what dead ones held.
@@ -60,7 +61,7 @@ func (l *leader) release(orphans []wire.InFlight) {
 		return
 	}
 	for _, o := range orphans {
-		_ = l.Broker.NC.Publish(o.Reply, []byte(broker.Nak))
+		l.Broker.HandBack(o.Reply)
 	}
 	l.wakeWorkers()
 }

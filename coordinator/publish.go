@@ -10,24 +10,32 @@ import (
 	"idunno/coordinator/sched"
 )
 
-// publishWait bounds the wait for the queue's answer to a published task.
-const publishWait = 5 * time.Second
+const (
+	// publishWait bounds the wait for the queue's answer to a published task.
+	publishWait = 5 * time.Second
+	// publishAtOnce is how many tasks are published before their answers are
+	// awaited; the next ones follow then.
+	publishAtOnce = 512
+)
 
 // publish puts the job's next tasks into the queue. Answers are awaited aside;
 // tasks that did not get in are published again.
 func (l *leader) publish(ctx context.Context, j *sched.Job) {
-	tasks := j.Next(sched.Window)
+	tasks := j.Next(publishAtOnce)
 	if len(tasks) == 0 {
 		return
 	}
 	job := j.Rec.Job
 	futures := make(map[int]jetstream.PubAckFuture, len(tasks))
 	var refused []int
-	for _, t := range tasks {
+	for i, t := range tasks {
 		future, err := l.Broker.PublishTask(job, t.Task, t.Marshal())
 		if err != nil {
-			refused = append(refused, t.Task)
-			continue
+			// The queue doesn't answer: waiting here would hold up everything else.
+			for _, left := range tasks[i:] {
+				refused = append(refused, left.Task)
+			}
+			break
 		}
 		futures[t.Task] = future
 	}
@@ -36,7 +44,7 @@ func (l *leader) publish(ctx context.Context, j *sched.Job) {
 }
 
 func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]jetstream.PubAckFuture, refused []int) {
-	ctx, cancel := context.WithTimeout(ctx, publishWait)
+	within, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	for task, future := range futures {
 		select {
@@ -46,21 +54,21 @@ func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int
 			if !broker.IsExists(err) {
 				refused = append(refused, task)
 			}
-		case <-ctx.Done():
+		case <-within.Done():
 			refused = append(refused, task)
 		}
 	}
 	l.wakeWorkers()
-	if len(refused) == 0 {
-		return
+	if len(refused) > 0 {
+		// Not at once: whatever refused them needs a moment.
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	// Not at once: whatever refused them needs a moment.
-	select {
-	case <-ctx.Done():
-	case <-time.After(200 * time.Millisecond):
-	}
-	l.do(context.WithoutCancel(ctx), func() {
-		if j := l.jobs[job]; j != nil {
+	// Even with nothing refused: what comes after this in the loop publishes on.
+	l.do(ctx, func() {
+		if j := l.jobs[job]; j != nil && len(refused) > 0 {
 			l.Log.Warn("publishing tasks again", "job", job, "tasks", len(refused))
 			j.Again(refused...)
 		}
@@ -73,10 +81,13 @@ func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int
 func (l *leader) watch(ctx context.Context, now time.Time) error {
 	for _, job := range l.active {
 		j := l.jobs[job]
-		if now.Sub(j.LastResult()) < stalledAfter || now.Sub(l.looked[job]) < stalledAfter {
+		if now.Sub(l.looked[job]) < stalledAfter {
 			continue
 		}
 		l.looked[job] = now
+		if err := l.Broker.OpenQueue(ctx, job); err != nil {
+			return err
+		}
 		depth, err := l.Broker.QueueDepth(ctx, job)
 		if err == nil && depth >= j.Outstanding() {
 			continue

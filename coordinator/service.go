@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
 	"idunno/broker"
@@ -18,22 +19,30 @@ import (
 const (
 	// requestWait bounds the work on one request.
 	requestWait = 5 * time.Second
-	// pageLimit is how many jobs a listing returns at most.
-	pageLimit = 1000
+	// pageLimit is how many jobs a listing returns at most: with the longest
+	// reasons they fit into a message.
+	pageLimit = 250
 )
 
 // startService answers requests while this coordinator leads. Standbys do not
 // answer: the service is theirs when they lead.
+//
+// The service has a connection of its own, closed with the term. Unsubscribing
+// instead can fail without a trace while the server is away: the subscription is
+// made again with the reconnection, and the server goes on giving requests to a
+// service that has stopped.
 func (l *leader) startService(ctx context.Context) (stop func(), err error) {
-	service, err := micro.AddService(l.Broker.NC, micro.Config{
-		Name: "idunno", Version: semver(l.Version), Description: "iDunno coordinator: submit jobs, ask for their state"})
+	conn, err := l.Broker.Dup(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start the service: %w", err)
 	}
-	for _, e := range []struct {
-		name, subject string
-		answer        func(context.Context, []byte) any
-	}{
+	service, err := micro.AddService(conn.NC, micro.Config{
+		Name: "idunno", Version: semver(l.Version), Description: "iDunno coordinator: submit jobs, ask for their state"})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start the service: %w", err)
+	}
+	for _, e := range []endpoint{
 		{"submit", broker.SubjectSubmit, l.answerSubmit},
 		{"job", broker.SubjectJob, l.answerJob},
 		{"list", broker.SubjectList, l.answerList},
@@ -41,27 +50,41 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"nodes", broker.SubjectNodes, l.answerNodes},
 		{"cancel", broker.SubjectCancel, l.answerCancel},
 	} {
-		handler := micro.HandlerFunc(func(req micro.Request) {
-			data := req.Data()
-			go func() {
-				within, cancel := context.WithTimeout(ctx, requestWait)
-				defer cancel()
-				p, err := json.Marshal(e.answer(within, data))
-				if err != nil {
-					l.Log.Error("encode an answer", "endpoint", e.name, "error", err)
-					return
-				}
-				if ctx.Err() == nil {
-					_ = req.Respond(p)
-				}
-			}()
-		})
+		handler := micro.HandlerFunc(func(req micro.Request) { go l.respond(ctx, e, req) })
 		if err := service.AddEndpoint(e.name, handler, micro.WithEndpointSubject(e.subject)); err != nil {
-			_ = service.Stop()
+			conn.Close()
 			return nil, fmt.Errorf("start endpoint %s: %w", e.name, err)
 		}
 	}
-	return func() { _ = service.Stop() }, nil
+	return conn.Close, nil
+}
+
+// endpoint is one kind of request.
+type endpoint struct {
+	name, subject string
+	answer        func(context.Context, micro.Request) any
+}
+
+// respond answers a request in any case: whoever asks shall not wait for nothing.
+func (l *leader) respond(ctx context.Context, e endpoint, req micro.Request) {
+	within, cancel := context.WithTimeout(ctx, requestWait)
+	defer cancel()
+	p, err := json.Marshal(e.answer(within, req))
+	if err == nil {
+		err = req.Respond(p)
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	l.Log.Error("answer a request", "endpoint", e.name, "error", err)
+	if p, err = json.Marshal(refusal{unavailable(err)}); err == nil {
+		_ = req.Respond(p)
+	}
+}
+
+// refusal is an answer of any endpoint that is nothing but an error.
+type refusal struct {
+	Error *wire.Error `json:"error"`
 }
 
 // semver makes the program's version one that a NATS service accepts.
@@ -85,30 +108,49 @@ func asWireError(err error) *wire.Error {
 	return unavailable(err)
 }
 
-// answerSubmit validates a document and stores it; the job's number is its sequence.
-func (l *leader) answerSubmit(ctx context.Context, p []byte) any {
-	doc, err := wire.ParseJobDoc(p)
+// inLoop runs fn in the loop and returns what it returns; false when the answer
+// did not come in time.
+func inLoop[T any](ctx context.Context, l *leader, fn func() T) (T, bool) {
+	answer := make(chan T, 1)
+	l.do(ctx, func() { answer <- fn() })
+	select {
+	case v := <-answer:
+		return v, true
+	case <-ctx.Done():
+		var none T
+		return none, false
+	}
+}
+
+// answerSubmit validates a document and stores it; the job's number is its
+// sequence. A message id in the request makes a repeated request the same job.
+func (l *leader) answerSubmit(ctx context.Context, req micro.Request) any {
+	doc, err := wire.ParseJobDoc(req.Data())
 	if err == nil {
 		_, err = l.validate(ctx, doc)
 	}
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
-	ack, err := l.Broker.JS.Publish(ctx, broker.SubjectJobs, p)
+	var opts []jetstream.PublishOpt
+	if id := req.Headers().Get(jetstream.MsgIDHeader); id != "" {
+		opts = append(opts, jetstream.WithMsgID(id))
+	}
+	ack, err := l.Broker.JS.Publish(ctx, broker.SubjectJobs, req.Data(), opts...)
 	if err != nil {
 		return wire.SubmitReply{Error: unavailable(err)}
 	}
 	return wire.SubmitReply{Job: ack.Sequence}
 }
 
-func (l *leader) answerJob(ctx context.Context, p []byte) any {
-	req, err := wire.ParseJobRequest(p)
+func (l *leader) answerJob(ctx context.Context, req micro.Request) any {
+	r, err := wire.ParseJobRequest(req.Data())
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}
-	var reply wire.JobReply
-	if !l.ask(ctx, func() { reply = l.describe(req.Job) }) {
-		reply.Error = unavailable(ctx.Err())
+	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.describe(r.Job) })
+	if !ok {
+		return wire.JobReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
 }
@@ -123,8 +165,10 @@ func (l *leader) describe(job uint64) wire.JobReply {
 	if rec == nil {
 		return wire.JobReply{Error: l.noSuchJob(job)}
 	}
-	shown := *rec
-	stats := withoutRaw(rec)
+	shown, stats := *rec, rec.Summary
+	if stats == nil {
+		stats = sched.Describe(rec)
+	}
 	shown.Summary = nil
 	return wire.JobReply{Record: &shown, Stats: stats}
 }
@@ -137,128 +181,125 @@ func (l *leader) noSuchJob(job uint64) *wire.Error {
 	return &wire.Error{Code: wire.CodeNoSuchJob, Field: "job", Message: fmt.Sprintf("job %d does not exist; %s", job, allowed)}
 }
 
-// withoutRaw is the summary of an ended job as users see it.
-func withoutRaw(rec *wire.JobRecord) *wire.JobStats {
-	if rec.Summary == nil {
-		return sched.Describe(rec)
+// brief is describe without the nodes, for listings.
+func (l *leader) brief(job uint64) wire.JobReply {
+	r := l.describe(job)
+	if r.Stats != nil {
+		stats := *r.Stats
+		stats.Nodes = []wire.NodeStats{}
+		r.Stats = &stats
 	}
-	s := *rec.Summary
-	s.Nodes = slices.Clone(s.Nodes)
-	for i := range s.Nodes {
-		s.Nodes[i].Raw = nil
-	}
-	return &s
+	return r
 }
 
-func (l *leader) answerList(ctx context.Context, p []byte) any {
-	req, err := wire.ParseJobRequest(p)
+func (l *leader) answerList(ctx context.Context, req micro.Request) any {
+	r, err := wire.ParseJobRequest(req.Data())
 	if err != nil {
 		return wire.JobsReply{Error: asWireError(err)}
 	}
-	limit := req.Limit
-	if limit < 1 || limit > pageLimit {
-		limit = pageLimit
-	}
-	reply := wire.JobsReply{Jobs: []wire.JobReply{}}
-	ok := l.ask(ctx, func() {
-		next := l.last
-		if req.Before > 0 {
-			next = min(next, req.Before-1)
-		}
-		for ; next > 0 && len(reply.Jobs) < limit; next-- {
-			if r := l.describe(next); r.Error == nil {
-				r.Stats.Nodes = []wire.NodeStats{}
-				reply.Jobs = append(reply.Jobs, r)
-			}
-		}
-		if next > 0 {
-			reply.Next = next + 1
-		}
-	})
+	reply, ok := inLoop(ctx, l, func() wire.JobsReply { return l.page(r.Before, r.Limit) })
 	if !ok {
 		return wire.JobsReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
 }
 
-func (l *leader) answerStats(ctx context.Context, p []byte) any {
-	req, err := wire.ParseJobRequest(p)
+// page lists jobs below before (0: all), newest first, in the loop.
+func (l *leader) page(before uint64, limit int) wire.JobsReply {
+	if limit < 1 || limit > pageLimit {
+		limit = pageLimit
+	}
+	next := l.last
+	if before > 0 {
+		next = min(next, before-1)
+	}
+	reply := wire.JobsReply{Jobs: []wire.JobReply{}}
+	for ; next > 0 && len(reply.Jobs) < limit; next-- {
+		if r := l.brief(next); r.Error == nil {
+			reply.Jobs = append(reply.Jobs, r)
+		}
+	}
+	if next > 0 {
+		reply.Next = next + 1
+	}
+	return reply
+}
+
+func (l *leader) answerStats(ctx context.Context, req micro.Request) any {
+	r, err := wire.ParseJobRequest(req.Data())
 	if err != nil {
 		return wire.StatsReply{Error: asWireError(err)}
 	}
-	var reply wire.StatsReply
-	if !l.ask(ctx, func() { reply = l.stats(req.Job) }) {
+	reply, ok := inLoop(ctx, l, func() wire.StatsReply {
+		if r.Job == 0 {
+			return l.allStats()
+		}
+		return l.jobStats(r.Job)
+	})
+	if !ok {
 		return wire.StatsReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
 }
 
-// stats collects the statistics of one job or, for 0, of the newest ones, and of
-// every node over them, in the loop.
-func (l *leader) stats(job uint64) wire.StatsReply {
-	reply := wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}}
-	jobs := []uint64{job}
-	if job == 0 {
-		jobs = jobs[:0]
-		for n := l.last; n > 0 && len(jobs) < pageLimit; n-- {
-			jobs = append(jobs, n)
-		}
-		slices.Reverse(jobs)
+// jobStats are the statistics of a job and of the nodes that worked on it, in the loop.
+func (l *leader) jobStats(job uint64) wire.StatsReply {
+	r := l.describe(job)
+	if r.Error != nil {
+		return wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}, Error: r.Error}
 	}
-	total := newNodeTotals()
-	for _, n := range jobs {
-		r := l.describe(n)
-		if r.Error != nil {
-			if job != 0 {
-				reply.Error = r.Error
-			}
-			continue
-		}
+	return wire.StatsReply{Jobs: []wire.JobStats{*r.Stats}, Nodes: r.Stats.Nodes}
+}
+
+// allStats are the statistics of the newest jobs, oldest first, and of every node
+// over all jobs there have been, in the loop.
+func (l *leader) allStats() wire.StatsReply {
+	reply := wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}}
+	for _, r := range l.page(0, 0).Jobs {
 		reply.Jobs = append(reply.Jobs, *r.Stats)
-		if j := l.jobs[n]; j != nil {
-			total.addJob(j, r.Stats)
-		} else if rec := l.ended[n]; rec.Summary != nil {
-			if err := total.addSummary(rec.Summary); err != nil {
-				l.Log.Error("merge statistics", "job", n, "error", err)
-			}
-		}
+	}
+	slices.Reverse(reply.Jobs)
+	total := l.totals.clone()
+	for _, j := range l.jobs {
+		total.addJob(j, j.Stats(time.Now()))
 	}
 	reply.Nodes = append(reply.Nodes, total.list()...)
 	return reply
 }
 
-func (l *leader) answerNodes(ctx context.Context, _ []byte) any {
-	reply := wire.NodesReply{Leader: l.Name}
-	if !l.ask(ctx, func() { reply.Nodes = l.members.List() }) {
+func (l *leader) answerNodes(ctx context.Context, _ micro.Request) any {
+	nodes, ok := inLoop(ctx, l, l.members.List)
+	if !ok {
 		return wire.NodesReply{Nodes: []wire.Node{}, Error: unavailable(ctx.Err())}
 	}
-	return reply
+	return wire.NodesReply{Leader: l.Name, Nodes: nodes}
 }
 
-func (l *leader) answerCancel(ctx context.Context, p []byte) any {
-	req, err := wire.ParseJobRequest(p)
+func (l *leader) answerCancel(ctx context.Context, req micro.Request) any {
+	r, err := wire.ParseJobRequest(req.Data())
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}
-	var reply wire.JobReply
-	ok := l.ask(ctx, func() {
-		j := l.jobs[req.Job]
-		if j == nil {
-			reply = l.describe(req.Job)
-			if reply.Error == nil {
-				reply.Error = &wire.Error{Code: wire.CodeJobEnded, Field: "job",
-					Message: fmt.Sprintf("job %d has ended already (%s)", req.Job, reply.Record.State)}
-			}
-			return
-		}
-		if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
-			reply.Error = unavailable(err)
-			return
-		}
-		reply = l.describe(req.Job)
-	})
+	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.cancel(ctx, r.Job) })
 	if !ok {
 		return wire.JobReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
+}
+
+// cancel ends a job, in the loop.
+func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
+	j := l.jobs[job]
+	if j == nil {
+		reply := l.describe(job)
+		if reply.Error == nil {
+			reply.Error = &wire.Error{Code: wire.CodeJobEnded, Field: "job",
+				Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}
+		}
+		return reply
+	}
+	if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
+		return wire.JobReply{Error: unavailable(err)}
+	}
+	return l.describe(job)
 }

@@ -23,11 +23,30 @@ type nodeTotal struct {
 
 func newNodeTotals() *nodeTotals { return &nodeTotals{nodes: make(map[string]*nodeTotal)} }
 
+// clone copies the totals, so that running jobs can be added for one answer.
+func (t *nodeTotals) clone() *nodeTotals {
+	c := newNodeTotals()
+	for name, total := range t.nodes {
+		copied := *total
+		copied.tally = sched.NewTally()
+		copied.tally.Merge(total.tally)
+		c.nodes[name] = &copied
+	}
+	return c
+}
+
+// maxTotals bounds the nodes told apart; the rest have one line in common.
+const maxTotals = 2000
+
 func (t *nodeTotals) add(s *wire.JobStats, n *wire.NodeStats, tally *sched.Tally) {
-	total := t.nodes[n.Node]
+	name := n.Node
+	if t.nodes[name] == nil && len(t.nodes) >= maxTotals {
+		name = "others"
+	}
+	total := t.nodes[name]
 	if total == nil {
 		total = &nodeTotal{tally: sched.NewTally(), first: s.Started, last: s.Last}
-		t.nodes[n.Node] = total
+		t.nodes[name] = total
 	}
 	total.tally.Merge(tally)
 	total.tasks += n.Tasks

@@ -133,7 +133,7 @@ func (r *rig) results(n int) map[int]*wire.Result {
 	r.t.Helper()
 	for {
 		got := make(map[int]*wire.Result)
-		r.must(r.b.ReadResults(r.ctx, job, func(p []byte) (bool, error) {
+		r.must(r.b.ReadResults(r.ctx, job, func(_ string, p []byte) (bool, error) {
 			res, err := wire.ParseResult(p)
 			if err == nil {
 				if got[res.Task] != nil {

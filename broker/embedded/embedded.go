@@ -6,15 +6,21 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// ErrNotReady is returned when the server doesn't come up in time.
-var ErrNotReady = errors.New("the embedded NATS server did not become ready")
+var (
+	// ErrNotReady is returned when the server doesn't come up in time.
+	ErrNotReady = errors.New("the embedded NATS server did not become ready")
+	// ErrPort is returned when the server can't listen where it is told to.
+	ErrPort = errors.New("can't listen")
+)
 
 // Config says where the server listens and keeps its data.
 type Config struct {
@@ -54,6 +60,9 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Host == "" {
 		cfg.Host = "127.0.0.1"
 	}
+	if err := checkPort(cfg.Host, cfg.Port); err != nil {
+		return nil, err
+	}
 	srv, err := server.NewServer(&server.Options{
 		ServerName: cfg.Name, Host: cfg.Host, Port: cfg.Port,
 		JetStream: true, StoreDir: cfg.Store, SyncAlways: true,
@@ -75,6 +84,22 @@ func Start(cfg Config) (*Server, error) {
 			ErrNotReady, readyWait, cfg.Host, cfg.Port, filepath.Clean(cfg.Store))
 	}
 	return &Server{srv: srv, store: cfg.Store}, nil
+}
+
+// checkPort fails at once when the port is taken: the server itself would only
+// not become ready.
+func checkPort(host string, port int) error {
+	if port < 0 {
+		return nil
+	}
+	if port == 0 {
+		port = server.DEFAULT_PORT
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return fmt.Errorf("%w: %w: stop what uses the port, or choose another with --port (-1: any free one)", ErrPort, err)
+	}
+	return l.Close()
 }
 
 // URL is where clients connect.

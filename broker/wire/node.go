@@ -53,15 +53,32 @@ func (h *Heartbeat) Marshal() []byte { return mustMarshal(h) }
 
 // ParseHeartbeat decodes a heartbeat.
 func ParseHeartbeat(p []byte) (*Heartbeat, error) {
+	if len(p) > maxHeartbeat {
+		return nil, fmt.Errorf("decode heartbeat: %d bytes, at most %d are allowed", len(p), maxHeartbeat)
+	}
 	var h Heartbeat
 	if err := json.Unmarshal(p, &h); err != nil {
 		return nil, fmt.Errorf("decode heartbeat: %w", err)
 	}
-	if h.Schema != Schema || !ValidNodeName(h.Node) {
+	switch {
+	case h.Schema != Schema || !ValidNodeName(h.Node):
 		return nil, fmt.Errorf("decode heartbeat: version %d of node %q", h.Schema, excerptString(h.Node))
+	case h.Role != RoleBroker && h.Role != RoleCoordinator && h.Role != RoleWorker:
+		return nil, fmt.Errorf("decode heartbeat: node %s has role %q", h.Node, excerptString(string(h.Role)))
+	case h.Slots < 0 || h.Slots > maxSlots || h.Cores < 0 || h.Cores > maxSlots || h.Batches < 0 || h.Images < 0:
+		return nil, fmt.Errorf("decode heartbeat: node %s has %d slots and %d cores", h.Node, h.Slots, h.Cores)
+	case len(h.Version) > maxLabel || len(h.Address) > maxLabel:
+		return nil, fmt.Errorf("decode heartbeat: node %s has a label of over %d bytes", h.Node, maxLabel)
 	}
 	return &h, nil
 }
+
+// Limits of a heartbeat: it comes from outside and stays in memory.
+const (
+	maxHeartbeat = 1 << 20
+	maxSlots     = 4096
+	maxLabel     = 128
+)
 
 // NodeState is what the cluster believes of a node.
 type NodeState string

@@ -12,6 +12,10 @@ import (
 // MaxResult is the largest result message in bytes; a server accepts 1 MiB.
 const MaxResult = 1<<20 - 4096
 
+// maxLoss bounds a batch's loss, so that sums stay finite. It is far above a
+// million images at the largest loss in single precision, about 3e38.
+const maxLoss = 1e50
+
 // Result is what a worker stores for a task. The first one stored wins.
 type Result struct {
 	Schema  int       `json:"v"`
@@ -93,6 +97,9 @@ func ParseResult(p []byte) (*Result, error) {
 	if r.Job == 0 || r.Task < 1 || r.Task > MaxTasks {
 		return nil, fmt.Errorf("decode result: job %d task %d out of range", r.Job, r.Task)
 	}
+	if !ValidNodeName(r.Node) {
+		return nil, fmt.Errorf("decode result: job %d task %d from node %q", r.Job, r.Task, excerptString(r.Node))
+	}
 	if r.Error != "" || r.Trained != nil {
 		if len(r.Batches) > 0 {
 			return nil, fmt.Errorf("decode result: job %d task %d has batches it should not have", r.Job, r.Task)
@@ -110,6 +117,20 @@ func ParseResult(p []byte) (*Result, error) {
 	return &r, nil
 }
 
+// ReceiveResult decodes the result that is stored for a task. One that can't be
+// read, or that speaks of another task, is a result all the same: the task can
+// have no other. It comes out as a failure that says so.
+func ReceiveResult(job uint64, task int, p []byte) *Result {
+	r, err := ParseResult(p)
+	if err == nil && (r.Job != job || r.Task != task) {
+		err = fmt.Errorf("it speaks of job %d task %d", r.Job, r.Task)
+	}
+	if err != nil {
+		return &Result{Schema: Schema, Job: job, Task: task, Error: fmt.Sprintf("what is stored as the result can't be used: %v", err)}
+	}
+	return r
+}
+
 func (b *BatchResult) check(batch int) error {
 	labels := 0
 	if b.Labeled {
@@ -122,6 +143,8 @@ func (b *BatchResult) check(batch int) error {
 		return fmt.Errorf("batch %d: %d classes, %d probabilities, %d labels for %d images", batch, len(b.Class), len(b.Prob), len(b.Labels), b.Images)
 	case b.Correct < 0 || b.Correct > labels || b.Nanos < 0:
 		return fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
+	case b.LossSum < 0 || b.LossSum > maxLoss:
+		return fmt.Errorf("batch %d: loss %g", batch, b.LossSum)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -41,10 +43,14 @@ func New(b *broker.Broker) *Client { return &Client{b: b} }
 
 // ask sends a request and decodes the answer, again while nobody answers.
 func (c *Client) ask(ctx context.Context, subject string, body []byte, reply any) error {
+	return c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, reply)
+}
+
+func (c *Client) askMsg(ctx context.Context, request *nats.Msg, reply any) error {
 	deadline := time.Now().Add(retryWait)
 	for {
 		within, cancel := context.WithTimeout(ctx, askWait)
-		msg, err := c.b.NC.RequestWithContext(within, subject, body)
+		msg, err := c.b.NC.RequestMsgWithContext(within, request)
 		cancel()
 		if err == nil {
 			if err := json.Unmarshal(msg.Data, reply); err != nil {
@@ -88,11 +94,16 @@ type Submitted struct {
 
 // Submit hands in a job document. It returns a *[wire.Error] when the document
 // is refused. When no coordinator answers, the document is stored all the same.
+//
+// Every try carries the same message id, so that a coordinator that answers too
+// late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
 	var reply wire.SubmitReply
-	err := c.ask(ctx, broker.SubjectSubmit, doc, &reply)
+	id := nuid.Next()
+	request := &nats.Msg{Subject: broker.SubjectSubmit, Data: doc, Header: nats.Header{jetstream.MsgIDHeader: []string{id}}}
+	err := c.askMsg(ctx, request, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
-		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc)
+		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc, jetstream.WithMsgID(id))
 		if err != nil {
 			return Submitted{}, fmt.Errorf("store the job: %w", err)
 		}
@@ -203,13 +214,14 @@ func (c *Client) Wait(ctx context.Context, job uint64, fn func(*wire.JobStats)) 
 }
 
 // Results calls fn for every stored result of a job, in the order of completion.
+// A result that can't be read comes as one with an error.
 func (c *Client) Results(ctx context.Context, job uint64, fn func(*wire.Result) error) error {
-	return c.b.ReadResults(ctx, job, func(p []byte) (bool, error) {
-		r, err := wire.ParseResult(p)
-		if err != nil {
-			return false, err
+	return c.b.ReadResults(ctx, job, func(subject string, p []byte) (bool, error) {
+		job, task, ok := broker.TaskOfResult(subject)
+		if !ok {
+			return true, nil
 		}
-		return true, fn(r)
+		return true, fn(wire.ReceiveResult(job, task, p))
 	})
 }
 

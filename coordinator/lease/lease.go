@@ -47,10 +47,14 @@ type Config struct {
 	TTL time.Duration
 	// Poll is the pause between attempts to take the lease; default TTL/20.
 	Poll time.Duration
+	// Prepare is called after an attempt that failed for another reason than
+	// that somebody else holds the lease: a restarted server has forgotten the
+	// bucket. May be nil.
+	Prepare func(context.Context) error
 }
 
 // Run takes the lease whenever it is free and calls lead while it holds it, with
-// an epoch that grows from leader to leader. It returns when ctx ends, after
+// an epoch that grows from leader to leader as long as the bucket lives. It returns when ctx ends, after
 // lead has returned, or with lead's error when it fails while leading.
 func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch uint64) error) error {
 	if cfg.Poll <= 0 {
@@ -58,12 +62,16 @@ func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch u
 	}
 	for {
 		began := time.Now()
-		rev, err := cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
-		if err == nil {
+		rev, err := cfg.take(ctx)
+		switch {
+		case err == nil:
 			err = cfg.hold(ctx, rev, began, lead)
 			if err != nil && !errors.Is(err, ErrLost) && ctx.Err() == nil {
 				return err
 			}
+		case !errors.Is(err, jetstream.ErrKeyExists) && cfg.Prepare != nil && ctx.Err() == nil:
+			// It may fail as well; the next attempt comes soon.
+			_ = cfg.Prepare(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -104,6 +112,13 @@ func (cfg Config) hold(ctx context.Context, rev uint64, began time.Time, lead fu
 			return ErrLost
 		}
 	}
+}
+
+// take creates the key. It doesn't wait longer than the lease would last.
+func (cfg Config) take(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.TTL/2)
+	defer cancel()
+	return cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
 }
 
 func (cfg Config) renew(ctx context.Context, rev uint64, expires time.Time) (uint64, error) {

@@ -46,35 +46,33 @@ func NewJob(rec *wire.JobRecord, resumed bool) *Job {
 }
 
 // Fold takes a result into account and reports whether it was new. A second
-// result of a task, or one that isn't the job's, changes nothing. at is when the
+// result of a task, or one of another job, changes nothing. A result that doesn't
+// fit its task makes the task failed: no other can ever be stored. at is when the
 // result was stored.
 func (j *Job) Fold(r *wire.Result, at time.Time) bool {
 	if r.Job != j.Rec.Job || r.Task < 1 || r.Task > j.Rec.Tasks() || j.done.has(r.Task) {
 		return false
 	}
 	want := Task(j.Rec, r.Task)
-	if r.From != want.From || r.To != want.To {
-		return false
-	}
 	j.done.set(r.Task)
 	j.finished++
-	if j.first.IsZero() || r.Started.Before(j.first) {
-		j.first = r.Started
-	}
 	if at.After(j.last) {
 		j.last = at
 	}
-	if r.Error != "" {
-		j.failed += max(r.To-r.From+1, 1)
-		j.lastError = r.Error
+	failure := r.Error
+	if failure == "" && (r.From != want.From || r.To != want.To || (r.Trained != nil) != j.Rec.Doc.Training()) {
+		failure = "the stored result is not that of the task: was it written by another program?"
+	}
+	if failure != "" {
+		j.failed += want.To - want.From + 1
+		j.lastError = failure
 		return true
 	}
-	j.trained = r.Trained
-	share := j.nodes[r.Node]
-	if share == nil {
-		share = &nodeShare{tally: NewTally()}
-		j.nodes[r.Node] = share
+	if j.first.IsZero() || r.Started.Before(j.first) {
+		j.first = r.Started
 	}
+	j.trained = r.Trained
+	share := j.share(r.Node)
 	var images int64
 	for i := range r.Batches {
 		share.tally.Batch(&r.Batches[i])
@@ -84,6 +82,26 @@ func (j *Job) Fold(r *wire.Result, at time.Time) bool {
 	share.window.add(at, int64(len(r.Batches)), images)
 	j.window.add(at, int64(len(r.Batches)), images)
 	return true
+}
+
+// maxShares bounds the nodes that a job's statistics tell apart: each takes a
+// histogram, and a name costs whoever writes results nothing.
+const maxShares = 2000
+
+// share returns the statistics of a node; those beyond [maxShares] have one in common.
+func (j *Job) share(node string) *nodeShare {
+	if s := j.nodes[node]; s != nil {
+		return s
+	}
+	if len(j.nodes) >= maxShares {
+		node = "others"
+	}
+	s := j.nodes[node]
+	if s == nil {
+		s = &nodeShare{tally: NewTally()}
+		j.nodes[node] = s
+	}
+	return s
 }
 
 // Next returns the tasks to publish now, at most limit, so that [Window] tasks

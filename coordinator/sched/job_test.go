@@ -85,7 +85,7 @@ func TestFoldIsAFunctionOfTheSet(t *testing.T) {
 					news++
 				}
 				wrong := *r
-				wrong.To++
+				wrong.To++ // too late: the task has its result
 				other := *r
 				other.Job++
 				if j.Fold(&wrong, time.Unix(2000, 0)) || j.Fold(&other, time.Unix(2000, 0)) {

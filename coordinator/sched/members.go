@@ -19,8 +19,9 @@ const (
 	deadAfter = 1500 * time.Millisecond
 	// forgetAfter is how long a dead node stays on the list.
 	forgetAfter = 10 * time.Minute
-	// maxNodes bounds the list against a flood of made-up names.
+	// maxNodes and maxSlots bound what made-up heartbeats can do.
 	maxNodes = 20_000
+	maxSlots = 1 << 20
 )
 
 // Members is the membership list as one coordinator sees it.
@@ -47,7 +48,8 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []wire.InFl
 		n = &member{Node: wire.Node{Since: now}}
 		m.nodes[h.Node] = n
 	}
-	if h.Incarnation < n.Incarnation {
+	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
+	if h.Incarnation < n.Incarnation && !gone {
 		return nil
 	}
 	if h.Incarnation > n.Incarnation {
@@ -93,6 +95,13 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []wire.InFlight) {
 	return ask, orphans
 }
 
+// Grace restarts every node's silence: we were the ones who did not listen.
+func (m *Members) Grace(now time.Time) {
+	for _, n := range m.nodes {
+		n.Seen = now
+	}
+}
+
 // Gone declares a node dead and returns the tasks it held.
 func (m *Members) Gone(name string, now time.Time) []wire.InFlight {
 	n := m.nodes[name]
@@ -113,7 +122,7 @@ func (m *Members) Slots() int {
 			slots += n.Heartbeat.Slots
 		}
 	}
-	return slots
+	return min(slots, maxSlots)
 }
 
 // List returns the nodes by name.
