@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	demoPoll = 100 * time.Millisecond
+	demoPoll = 40 * time.Millisecond
 	// resumePoll is how often it is looked whether a dead worker's task has a
 	// result. The time that is reported comes from the result, not from here.
 	resumePoll = 20 * time.Millisecond

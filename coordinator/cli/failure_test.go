@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
@@ -40,32 +41,43 @@ func TestKilledRunEqualsCleanRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	api := client.New(l.Broker())
-	const from, to = 11, 130
-	run := func(each func(*wire.JobStats)) uint64 {
-		sub, err := api.Submit(ctx, fmt.Appendf(nil, `{"model":"mlp","from":%d,"to":%d}`, from, to))
+	const from, to = 1, 210
+	run := func() uint64 {
+		sub, err := api.Submit(ctx, fmt.Appendf(nil, `{"model":"cnn","from":%d,"to":%d}`, from, to))
 		if err != nil {
 			t.Fatal(err)
 		}
-		stats, err := api.Wait(ctx, sub.Job, each)
+		stats, err := api.Wait(ctx, sub.Job, nil)
 		if err != nil || stats.State != wire.StateDone || stats.Batches != to-from+1 {
 			t.Fatalf("job ended as %+v, %v", stats, err)
 		}
 		return sub.Job
 	}
-	clean := run(nil)
-	var killed time.Time
-	broken := run(func(s *wire.JobStats) {
-		if killed.IsZero() && s.Batches >= 20 && !s.State.Ended() {
-			for _, name := range []string{"worker-1", "worker-3"} {
-				if _, err := l.Kill(name); err != nil {
-					t.Error(err)
-				}
-			}
-			killed = time.Now()
+	clean := run()
+
+	// The result of the next job's fifth task is the sign to kill.
+	early, err := l.Broker().NC.SubscribeSync(broker.SubjectResult(clean+1, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := make(chan time.Time, 1)
+	go func() {
+		defer close(killed)
+		if _, err := early.NextMsgWithContext(ctx); err != nil {
+			t.Error(err)
+			return
 		}
-	})
-	if killed.IsZero() {
-		t.Fatal("the job ended before workers could be killed")
+		for _, name := range []string{"worker-1", "worker-3"} {
+			if _, err := l.Kill(name); err != nil {
+				t.Error(err)
+			}
+		}
+		killed <- time.Now()
+	}()
+	broken := run()
+	at, ok := <-killed
+	if !ok {
+		t.Fatal("no worker was killed")
 	}
 	o, err := cluster.Collect(ctx, api, broken, from, to)
 	if err != nil || o.Missing != 0 || o.Duplicates != 0 {
@@ -73,7 +85,7 @@ func TestKilledRunEqualsCleanRun(t *testing.T) {
 	}
 	after := 0
 	for _, r := range o.Results {
-		if r.Started.After(killed) {
+		if r.Started.After(at) {
 			after++
 		}
 	}
