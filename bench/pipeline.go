@@ -24,29 +24,37 @@ type PipelineConfig struct {
 	Models map[string][]byte
 	// Set is the data set mnist that the SDFS is seeded with. Required.
 	Set *dataset.Set
-	// Batches of 100 in a job, by model; default 200.
-	Batches map[string]int
-	// Pairs is the number of jobs paired with runs of the engine, per model;
-	// default 15.
+	// Span is about how long each half of a pair takes; default 3 s.
+	Span time.Duration
+	// Pairs is the number of pairs, per model; default 15.
 	Pairs int
 	// Progress is told of every step.
 	Progress Progress
 }
 
-const pipelineBatch = 100
+const (
+	pipelineBatch = 100
+	// pipelineJob is the batches of a job, pipelineJobs the most jobs at once: as
+	// many as a coordinator admits to the queue.
+	pipelineJob  = 200
+	pipelineJobs = 16
+)
 
 // Pipeline measures the whole way of a query, from its submission to the last
 // durable result, in a real cluster of processes on this machine: broker,
-// coordinator and one worker with a slot on every core. Each job is paired with
-// a run of the engine alone on the same cores and the same batches, just before
-// it. Every job's results are counted: lost or double ones make the document
-// not OK.
+// coordinator and one worker with a slot on every core. A pair is a run of the
+// engine alone on all cores, and then as many jobs over the same batches,
+// submitted at once, as take about as long. Every job's results are counted: lost
+// or double ones make the document not OK.
 func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	if len(c.Models) == 0 || c.Set == nil || c.Program == "" {
 		return nil, fmt.Errorf("%w: no program, model or images", ErrConfig)
 	}
 	if c.Pairs <= 0 {
 		c.Pairs = 15
+	}
+	if c.Span <= 0 {
+		c.Span = 3 * time.Second
 	}
 	store, err := os.MkdirTemp("", "idunno-bench-")
 	if err != nil {
@@ -99,26 +107,23 @@ func (p *pipeline) measure(ctx context.Context, name string) (float64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("load model %s: %w", name, err)
 	}
-	n := p.Batches[name]
-	if n <= 0 {
-		n = 200
-	}
-	batches, err := firstBatches(p.Set, pipelineBatch, n)
+	batches, err := firstBatches(p.Set, pipelineBatch, pipelineJob)
 	if err != nil {
 		return 0, err
 	}
 	pipe := newSample("images_per_s/pipeline/"+name, "images/s", 10)
 	engine := newSample("images_per_s/engine/"+name, "images/s", 10)
 	var ratios []float64
-	// The first job warms the cluster: model and batches come to the worker's
+	// The first pair warms the cluster: model and batches come to the worker's
 	// cache, and batch times become known.
 	for i := range p.Pairs + 1 {
 		p.Progress.tell("%s, pair %d of %d", name, i, p.Pairs)
-		alone, err := Throughput(ctx, m, batches, runtime.NumCPU(), p.spanOf(m, len(batches)))
+		alone, err := Throughput(ctx, m, batches, runtime.NumCPU(), p.Span)
 		if err != nil {
 			return 0, err
 		}
-		whole, err := p.job(ctx, name, len(batches))
+		jobs := int(alone * p.Span.Seconds() / float64(len(batches)*pipelineBatch))
+		whole, err := p.jobs(ctx, name, len(batches), min(max(jobs, 1), pipelineJobs))
 		if err != nil {
 			return 0, err
 		}
@@ -133,39 +138,50 @@ func (p *pipeline) measure(ctx context.Context, name string) (float64, error) {
 	return median(ratios), nil
 }
 
-// spanOf is about as long as a job of n batches takes at 10 GFLOP/s on all cores.
-func (p *pipeline) spanOf(m *models.Model, n int) time.Duration {
-	seconds := float64(m.Info().FLOPsPerImage) * float64(n*pipelineBatch) / 10e9
-	return min(max(time.Duration(seconds*float64(time.Second)), 500*time.Millisecond), 5*time.Second)
-}
-
-// job submits a job, waits for its end and returns images per second from the
-// submission to the last stored result.
-func (p *pipeline) job(ctx context.Context, name string, n int) (float64, error) {
+// jobs submits jobs over the same n batches all at once, waits for them and
+// returns images per second from the first submission to the last stored result.
+func (p *pipeline) jobs(ctx context.Context, name string, n, jobs int) (float64, error) {
 	doc, err := json.Marshal(wire.JobDoc{Model: name, Data: wire.DefaultData, From: 1, To: n})
 	if err != nil {
 		return 0, err
 	}
-	submitted, err := p.api.Submit(ctx, doc)
-	if err != nil {
-		return 0, err
+	numbers := make([]uint64, jobs)
+	for i := range numbers {
+		submitted, err := p.api.Submit(ctx, doc)
+		if err != nil {
+			return 0, err
+		}
+		numbers[i] = submitted.Job
 	}
-	stats, err := p.api.Wait(ctx, submitted.Job, nil)
-	if err != nil {
-		return 0, err
+	var images int64
+	var first, last time.Time
+	for _, job := range numbers {
+		stats, err := p.api.Wait(ctx, job, nil)
+		if err != nil {
+			return 0, err
+		}
+		if stats.State != wire.StateDone {
+			return 0, fmt.Errorf("job %d ended as %s: %s", job, stats.State, stats.Reason)
+		}
+		reply, err := p.api.Job(ctx, job)
+		if err != nil {
+			return 0, err
+		}
+		images += stats.Images
+		if first.IsZero() || reply.Record.Submitted.Before(first) {
+			first = reply.Record.Submitted
+		}
+		if stats.Last.After(last) {
+			last = stats.Last
+		}
 	}
-	if stats.State != wire.StateDone {
-		return 0, fmt.Errorf("job %d ended as %s: %s", submitted.Job, stats.State, stats.Reason)
+	for _, job := range numbers {
+		outcome, err := cluster.Collect(ctx, p.api, job, 1, n)
+		if err != nil {
+			return 0, err
+		}
+		p.d.Counts.Lost += outcome.Missing
+		p.d.Counts.Duplicates += outcome.Duplicates
 	}
-	reply, err := p.api.Job(ctx, submitted.Job)
-	if err != nil {
-		return 0, err
-	}
-	outcome, err := cluster.Collect(ctx, p.api, submitted.Job, 1, n)
-	if err != nil {
-		return 0, err
-	}
-	p.d.Counts.Lost += outcome.Missing
-	p.d.Counts.Duplicates += outcome.Duplicates
-	return float64(stats.Images) / stats.Last.Sub(reply.Record.Submitted).Seconds(), nil
+	return float64(images) / last.Sub(first).Seconds(), nil
 }

@@ -62,8 +62,8 @@ func (a *app) benchPipelineCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pipeline", Short: "the whole way of a query against the engine alone", Args: nargs(0),
 		Long: `Starts a cluster of its own (broker, coordinator, one worker with a slot on every
-core, as processes), and pairs jobs with runs of the engine alone on the same cores
-and batches. The ratio says what share of the engine's speed arrives at the end of
+core, as processes), and pairs runs of the engine alone on all cores with jobs over
+the same batches. The ratio says what share of the engine's speed arrives at the end of
 the pipeline, durable results included. Nothing else should run meanwhile.`,
 		Example: "  idunno bench pipeline\n  idunno bench pipeline --pairs 5 --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -77,12 +77,12 @@ the pipeline, durable results included. Nothing else should run meanwhile.`,
 			if c.Program, err = os.Executable(); err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}
-			c.Batches = map[string]int{"cnn": 60}
 			c.Progress = a.benchProgress
 			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Pipeline(ctx, c) })
 		},
 	}
-	cmd.Flags().IntVar(&c.Pairs, "pairs", 15, "`N` pairs of a job and a run of the engine, per model")
+	cmd.Flags().IntVar(&c.Pairs, "pairs", 15, "`N` pairs of jobs and a run of the engine, per model")
+	cmd.Flags().DurationVar(&c.Span, "span", 3*time.Second, "`TIME` that each half of a pair takes, about")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
