@@ -6,6 +6,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -99,7 +99,7 @@ type Submitted struct {
 // late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
 	var reply wire.SubmitReply
-	id := nuid.Next()
+	id := rand.Text()
 	request := &nats.Msg{Subject: broker.SubjectSubmit, Data: doc, Header: nats.Header{jetstream.MsgIDHeader: []string{id}}}
 	err := c.askMsg(ctx, request, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
