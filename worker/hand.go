@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,9 +15,14 @@ import (
 
 // held is a task in hand: pulled, not yet acknowledged or handed back.
 type held struct {
-	msg     jetstream.Msg
-	task    *wire.Task
+	msg  jetstream.Msg
+	task *wire.Task
+	// attempt is the number of this delivery.
 	attempt int
+	// server is the server process that the task came from.
+	server string
+	// token is given back when the task needs no slot any more.
+	token func()
 	// ctx ends when the task is to be dropped: its job is over, or the worker stops.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -46,6 +53,7 @@ func (h *hand) add(t *held) {
 
 func (h *hand) remove(t *held) {
 	t.cancel()
+	t.token()
 	h.mu.Lock()
 	delete(h.tasks, t)
 	h.mu.Unlock()
@@ -89,7 +97,7 @@ func (h *hand) dropExcept(active map[uint64]bool) {
 // keepAlive tells the queue that the tasks in hand are being worked on, so that
 // a long task isn't delivered again. It stops with the process, not before: a
 // dead worker's silence is what the ack wait listens for.
-func (h *hand) keepAlive(ctx context.Context) {
+func (h *hand) keepAlive(ctx context.Context, l *link) {
 	tick := time.NewTicker(broker.AckWait / 3)
 	defer tick.Stop()
 	for {
@@ -98,11 +106,20 @@ func (h *hand) keepAlive(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		h.mu.Lock()
-		for t := range h.tasks {
-			// A failure means that the connection is away; the next tick tries again.
-			_ = t.msg.InProgress()
+		server := l.server()
+		for _, t := range h.all() {
+			if t.server == server {
+				// A failure means that the connection is away; the next tick tries again.
+				_ = t.msg.InProgress()
+			}
 		}
-		h.mu.Unlock()
 	}
+}
+
+// all returns the tasks in hand, so that nobody waits for the network under the
+// lock.
+func (h *hand) all() []*held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.tasks))
 }

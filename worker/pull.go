@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,39 +18,59 @@ const (
 	idlePoll = 250 * time.Millisecond
 	// pullWait bounds one request to a queue.
 	pullWait = 2 * time.Second
-	// attempts and delays of tasks that fail.
-	maxAttempts = 5
-	firstDelay  = 200 * time.Millisecond
-	mostDelay   = 5 * time.Second
+	// Delays of tasks that are handed back because of a failure.
+	firstDelay = 200 * time.Millisecond
+	mostDelay  = 5 * time.Second
 )
 
 // pull takes tasks from the queues as long as there is room for them: one
-// computing and one ready for each slot. It ends with ctx and closes ready.
+// computing and one ready for each slot. It ends with ctx, closes ready and hands
+// back what is in it.
 func (w *worker) pull(ctx, work context.Context) error {
-	defer close(w.ready)
+	defer func() {
+		close(w.ready)
+		for t := range w.ready {
+			w.handBack(t, 0)
+		}
+	}()
 	for {
-		msg, err := w.next(ctx)
-		if err != nil {
+		select {
+		case w.tokens <- struct{}{}:
+		case <-ctx.Done():
 			return nil // told to stop
 		}
-		t := w.take(ctx, work, msg)
+		p, err := w.next(ctx)
+		if err != nil {
+			return nil
+		}
+		t := w.take(ctx, work, p)
 		if t == nil {
 			continue
 		}
-		select {
-		case w.ready <- t:
-		case <-t.ctx.Done():
-			w.giveUp(t)
-		case <-ctx.Done():
-			w.handBack(t, 0)
-			return nil
-		}
+		w.ready <- t // has room for every token
 	}
 }
 
+// pulled is a message as it comes from a queue.
+type pulled struct {
+	msg jetstream.Msg
+	job uint64
+	// server is the server process that it came from.
+	server string
+}
+
 // next returns the next task of the job whose turn it is, waiting for one.
-func (w *worker) next(ctx context.Context) (jetstream.Msg, error) {
+func (w *worker) next(ctx context.Context) (*pulled, error) {
 	for {
+		if w.link.wait(ctx) {
+			w.table.stir()
+		}
+		if pause := w.tally.pause(time.Now()); pause > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -63,6 +84,7 @@ func (w *worker) next(ctx context.Context) (jetstream.Msg, error) {
 			}
 			continue
 		}
+		server := w.link.server()
 		msg, err := w.fetchTask(ctx, job, queue)
 		if err != nil {
 			w.Log.Debug("queue does not answer", "job", job, "error", err)
@@ -73,21 +95,33 @@ func (w *worker) next(ctx context.Context) (jetstream.Msg, error) {
 			w.table.exhausted(job, false)
 			continue
 		}
-		return msg, nil
+		if err := ctx.Err(); err != nil {
+			_ = msg.Nak() // it came too late for this worker
+			return nil, err
+		}
+		return &pulled{msg, job, server}, nil
 	}
 }
 
-// fetchTask asks a queue for one task; nil when it has none.
+// fetchTask asks a queue for one task; nil when it has none. A request that has
+// been sent is waited for even when ctx ends: the task would be lost until the
+// ack wait brings it back.
 func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Consumer) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, pullWait)
+	bound, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	if queue == nil {
+		open, done := w.link.during(bound)
+		defer done()
 		var err error
-		if queue, err = w.Broker.Queue(ctx, job); err != nil {
+		if queue, err = w.Broker.Queue(open, job); err != nil {
 			return nil, err
 		}
 		w.table.opened(job, queue)
 	}
+	request, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullWait)
+	defer cancel()
+	request, done := w.link.during(request)
+	defer done()
 	batch, err := queue.FetchNoWait(1)
 	if err != nil {
 		return nil, err
@@ -101,34 +135,42 @@ func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Cons
 			return nil, err
 		}
 		return nil, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	case <-request.Done():
+		return nil, context.Cause(request)
 	}
 }
 
 // take makes a pulled message a task in hand and starts fetching its data. It
-// returns nil when there is nothing to compute.
-func (w *worker) take(ctx, work context.Context, msg jetstream.Msg) *held {
-	task, err := wire.ParseTask(msg.Data())
+// returns nil when there is nothing to compute. The token that the caller took
+// goes with the task.
+func (w *worker) take(ctx, work context.Context, p *pulled) *held {
+	task, err := wire.ParseTask(p.msg.Data())
 	if err != nil {
-		w.Log.Error("unreadable task dropped", "subject", msg.Subject(), "error", err)
-		_ = msg.TermWithReason(err.Error())
+		// Perhaps a newer program's: a worker that can read it shall have it. The
+		// others of the job will be alike, so the job is set aside for a moment.
+		w.Log.Error("unreadable task handed back: do all nodes run the same version?", "subject", p.msg.Subject(), "error", err)
+		_ = p.msg.NakWithDelay(mostDelay)
+		w.table.exhausted(p.job, false)
+		<-w.tokens
 		return nil
 	}
-	t := &held{msg: msg, task: task, attempt: 1}
-	if meta, err := msg.Metadata(); err == nil {
+	t := &held{msg: p.msg, task: task, attempt: 1, server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
+	if meta, err := p.msg.Metadata(); err == nil {
 		t.attempt = int(meta.NumDelivered)
 	}
 	t.ctx, t.cancel = context.WithCancel(work)
 	w.table.served(task.Job, max(task.To-task.From+1, 1))
 	w.hand.add(t)
 	if task.Check || t.attempt > 1 {
-		has, err := w.Broker.HasResult(ctx, task.Job, task.Task)
-		if err != nil {
-			w.handBack(t, firstDelay)
+		has, err := w.hasResult(ctx, task)
+		switch {
+		case ctx.Err() != nil && !has:
+			w.handBack(t, 0)
 			return nil
-		}
-		if has {
+		case err != nil:
+			w.infrastructure(t, err)
+			return nil
+		case has:
 			w.ack(t)
 			w.hand.remove(t)
 			return nil
@@ -141,20 +183,51 @@ func (w *worker) take(ctx, work context.Context, msg jetstream.Msg) *held {
 	return t
 }
 
+// hasResult reports whether a task has a stored result. It asks again when the
+// reply doesn't come.
+func (w *worker) hasResult(ctx context.Context, t *wire.Task) (has bool, err error) {
+	for range lookUps {
+		w.link.wait(ctx)
+		try, done := w.link.during(ctx)
+		try, cancel := context.WithTimeout(try, lookUpWait)
+		has, err = w.Broker.HasResult(try, t.Job, t.Task)
+		cancel()
+		done()
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return has, err
+}
+
 // ack acknowledges a task whose result is stored. An acknowledgement that gets
 // lost does no harm: the task is delivered again, found done, and acknowledged.
 func (w *worker) ack(t *held) {
+	if !w.mayReply(t) {
+		return
+	}
 	if err := t.msg.Ack(); err != nil {
 		w.Log.Debug("acknowledgement lost", "job", t.task.Job, "task", t.task.Task, "error", err)
 	}
 }
 
+// mayReply says whether the queue can be told about a task. A reply names the
+// task by its place in the queue, and the queue lives in the server's memory: a
+// server that was started anew has another task in that place, and would take
+// that one for done. A task that isn't replied to is delivered again.
+func (w *worker) mayReply(t *held) bool {
+	server := w.link.server()
+	return server != "" && t.server == server
+}
+
 // handBack gives a task up so that another worker gets it, after delay.
 func (w *worker) handBack(t *held, delay time.Duration) {
 	var err error
-	if delay > 0 {
+	switch {
+	case !w.mayReply(t):
+	case delay > 0:
 		err = t.msg.NakWithDelay(delay)
-	} else {
+	default:
 		err = t.msg.Nak()
 	}
 	if err != nil {
@@ -166,6 +239,13 @@ func (w *worker) handBack(t *held, delay time.Duration) {
 // giveUp ends a task whose context has ended: its job is over, or the worker
 // stops. Handing back is right in both cases: an ended job's queue is gone.
 func (w *worker) giveUp(t *held) { w.handBack(t, 0) }
+
+// infrastructure hands back a task that failed through no fault of its own.
+func (w *worker) infrastructure(t *held, err error) {
+	pause := w.tally.failure(time.Now())
+	w.Log.Warn("task could not be carried out, handed back", "job", t.task.Job, "task", t.task.Task, "delivery", t.attempt, "pause", pause, "error", err)
+	w.handBack(t, retryDelay(t.attempt))
+}
 
 // retryDelay grows with the attempts made.
 func retryDelay(attempt int) time.Duration {

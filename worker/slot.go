@@ -2,11 +2,10 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
-	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/models"
 )
@@ -14,23 +13,50 @@ import (
 // maxSessions is how many models a slot keeps ready to run.
 const maxSessions = 4
 
-// slot computes tasks one after the other until there are no more.
+// slot computes tasks one after the other until there are no more. What it hasn't
+// begun when ctx ends goes back.
 func (w *worker) slot(ctx context.Context) {
 	sessions := make(map[string]*models.Session)
 	for t := range w.ready {
-		result, err := w.compute(t, sessions)
-		if err != nil {
-			w.failed(ctx, t, err)
+		if ctx.Err() != nil {
+			w.handBack(t, 0)
 			continue
 		}
-		w.storing.Go(func() { w.store(ctx, t, result) })
+		result, err := w.carryOut(t, sessions)
+		if err != nil {
+			result = w.failed(t, err)
+		} else {
+			w.tally.success(taskKey{t.task.Job, t.task.Task})
+		}
+		if result != nil {
+			w.storeAside(t, result)
+		}
 	}
+}
+
+// carryOut computes a task and encodes its result. A panic on the way is the
+// task's fault; its model's session may be broken then.
+func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.Log.Error("task panicked", "job", t.task.Job, "task", t.task.Task, "panic", r, "stack", string(debug.Stack()))
+			delete(sessions, t.task.ModelDigest)
+			p, err = nil, panicked("compute", r)
+		}
+	}()
+	r, err := w.compute(t, sessions)
+	if err != nil {
+		return nil, err
+	}
+	if p = r.Marshal(); len(p) > wire.MaxResult {
+		return nil, fault{fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult)}
+	}
+	return p, nil
 }
 
 // compute carries a task out and returns its result.
 func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Result, error) {
-	r := &wire.Result{Schema: wire.Schema, Job: t.task.Job, Task: t.task.Task, From: t.task.From, To: t.task.To,
-		Node: w.Name, Attempt: t.attempt, Started: time.Now()}
+	r := w.result(t)
 	if t.task.Train != "" {
 		trained, err := w.train(t.ctx, t.task)
 		r.Trained = trained
@@ -52,12 +78,17 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		}
 		b, err := predict(t.ctx, session, n, f)
 		if err != nil {
-			return nil, fmt.Errorf("batch %d: %w", n, err)
+			return nil, asFault(t.ctx, fmt.Errorf("batch %d: %w", n, err))
 		}
 		w.status.add(t.task, b)
 		r.Batches = append(r.Batches, *b)
 	}
 	return r, nil
+}
+
+func (w *worker) result(t *held) *wire.Result {
+	return &wire.Result{Schema: wire.Schema, Job: t.task.Job, Task: t.task.Task, From: t.task.From, To: t.task.To,
+		Node: w.Name, Attempt: t.attempt, Started: time.Now()}
 }
 
 // predict runs the model on a batch. The time is that of the prediction alone.
@@ -89,58 +120,32 @@ func (w *worker) session(ctx context.Context, t *wire.Task, sessions map[string]
 	return s, nil
 }
 
-// store makes the result durable and acknowledges the task. It keeps trying
-// while the broker is away: the work is done and shall not be done again.
-func (w *worker) store(ctx context.Context, t *held, r *wire.Result) {
-	p := r.Marshal()
-	if len(p) > wire.MaxResult {
-		w.fail(ctx, t, fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult))
-		return
-	}
-	for delay := firstDelay; ; delay = min(2*delay, mostDelay) {
-		err := w.publishResult(ctx, t, p)
-		if err == nil || errors.Is(err, broker.ErrExists) {
-			w.ack(t)
-			w.hand.remove(t)
-			return
-		}
-		w.Log.Warn("result not stored yet", "job", t.task.Job, "task", t.task.Task, "error", err)
-		select {
-		case <-t.ctx.Done():
-			w.giveUp(t)
-			return
-		case <-time.After(delay):
-		}
-	}
-}
-
-func (w *worker) publishResult(ctx context.Context, t *held, p []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return w.Broker.StoreResult(ctx, t.task.Job, t.task.Task, p)
-}
-
-// failed decides about a task that couldn't be computed.
-func (w *worker) failed(ctx context.Context, t *held, err error) {
+// failed decides about a task that couldn't be computed. It returns the result
+// that says so when that is final; otherwise the task has been handed back.
+func (w *worker) failed(t *held, err error) []byte {
 	switch {
 	case t.ctx.Err() != nil:
 		w.giveUp(t)
-	case t.attempt < maxAttempts:
-		w.Log.Warn("task failed, handed back", "job", t.task.Job, "task", t.task.Task, "attempt", t.attempt, "error", err)
-		w.handBack(t, retryDelay(t.attempt))
+	case !isFault(err):
+		w.infrastructure(t, err)
+	case w.tally.fault(taskKey{t.task.Job, t.task.Task}, t.attempt):
+		return w.failure(t, err)
 	default:
-		w.fail(ctx, t, err)
+		w.Log.Warn("task failed, handed back", "job", t.task.Job, "task", t.task.Task, "delivery", t.attempt, "error", err)
+		w.handBack(t, retryDelay(t.attempt))
 	}
+	return nil
 }
 
-// fail makes the error the task's result, so that the job can end.
-func (w *worker) fail(ctx context.Context, t *held, err error) {
+// failure is the result of a task that failed for good: its error, so that the
+// job can end.
+func (w *worker) failure(t *held, err error) []byte {
 	const most = 1000
 	text := err.Error()
 	if len(text) > most {
 		text = text[:most] + "…"
 	}
-	r := &wire.Result{Schema: wire.Schema, Job: t.task.Job, Task: t.task.Task, From: t.task.From, To: t.task.To,
-		Node: w.Name, Attempt: t.attempt, Started: time.Now(), Error: text}
-	w.storing.Go(func() { w.store(ctx, t, r) })
+	r := w.result(t)
+	r.Error = text
+	return r.Marshal()
 }

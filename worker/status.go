@@ -3,6 +3,8 @@ package worker
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +17,12 @@ type status struct {
 	mu              sync.Mutex
 	jobs            map[uint64]*jobStatus
 	batches, images int64
+	// notes wait to be printed with the next lines.
+	notes []string
 }
+
+// maxNotes bounds what waits while nothing can be printed.
+const maxNotes = 100
 
 type jobStatus struct {
 	model           string
@@ -56,10 +63,20 @@ func (s *status) totals() (batches, images int64) {
 	return s.batches, s.images
 }
 
-// run gives print a line a second for every job worked on in that second.
+// note has a line printed soon. It doesn't wait for the terminal.
+func (s *status) note(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.notes) < maxNotes {
+		s.notes = append(s.notes, line)
+	}
+}
+
+// run gives print a line a second for every job worked on in that second. Print
+// may block as long as it likes: nothing but further lines waits for it.
 func (s *status) run(ctx context.Context, print func(string)) {
 	if print == nil {
-		return
+		print = func(string) {} // jobs are to be forgotten all the same
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -67,21 +84,29 @@ func (s *status) run(ctx context.Context, print func(string)) {
 	for {
 		select {
 		case <-ctx.Done():
-			s.lines(time.Since(last), print)
+			for _, line := range s.lines(time.Since(last)) {
+				print(line)
+			}
 			return
 		case now := <-tick.C:
-			s.lines(now.Sub(last), print)
+			for _, line := range s.lines(now.Sub(last)) {
+				print(line)
+			}
 			last = now
 		}
 	}
 }
 
-func (s *status) lines(span time.Duration, print func(string)) {
+// lines returns what there is to print about the last span of time.
+func (s *status) lines(span time.Duration) []string {
 	// A job that this worker has not served for a minute is forgotten.
 	const forget = 60
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for job, j := range s.jobs {
+	lines := s.notes
+	s.notes = nil
+	for _, job := range slices.Sorted(maps.Keys(s.jobs)) {
+		j := s.jobs[job]
 		if j.fresh == 0 {
 			if j.idle++; j.idle > forget {
 				delete(s.jobs, job)
@@ -93,6 +118,7 @@ func (s *status) lines(span time.Duration, print func(string)) {
 			line += fmt.Sprintf(", accuracy %.4f, loss %.4f", float64(j.correct)/float64(j.labeled), j.loss/float64(j.labeled))
 		}
 		j.fresh, j.idle = 0, 0
-		print(line)
+		lines = append(lines, line)
 	}
+	return lines
 }

@@ -41,15 +41,21 @@ func newTable() *table {
 }
 
 // follow keeps the table up to date until ctx ends.
-func (t *table) follow(ctx context.Context, b *broker.Broker, h *hand) error {
+// Changed is told which jobs are active.
+func (t *table) follow(ctx context.Context, b *broker.Broker, l *link, changed func(active map[uint64]bool)) error {
 	calls, err := b.NC.Subscribe(broker.SubjectWake, func(*nats.Msg) { t.stir() })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = calls.Unsubscribe() }()
 	for ctx.Err() == nil {
-		// A watch can end with a lost server; a new one starts from the current value.
-		if err := t.watch(ctx, b, h); err != nil {
+		// A lost server forgets the watch, and its silence would be noticed late; a
+		// new one starts from the current value.
+		l.wait(ctx)
+		try, done := l.during(ctx)
+		err := t.watch(try, b, changed)
+		done()
+		if err != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(200 * time.Millisecond):
@@ -59,8 +65,10 @@ func (t *table) follow(ctx context.Context, b *broker.Broker, h *hand) error {
 	return nil
 }
 
-func (t *table) watch(ctx context.Context, b *broker.Broker, h *hand) error {
-	state, err := b.State(ctx)
+func (t *table) watch(ctx context.Context, b *broker.Broker, changed func(active map[uint64]bool)) error {
+	open, cancel := context.WithTimeout(ctx, tryWait)
+	defer cancel()
+	state, err := b.State(open)
 	if err != nil {
 		return err
 	}
@@ -84,7 +92,7 @@ func (t *table) watch(ctx context.Context, b *broker.Broker, h *hand) error {
 			if err := json.Unmarshal(value.Value(), &active); err != nil {
 				continue
 			}
-			h.dropExcept(t.update(active.Jobs))
+			changed(t.update(active.Jobs))
 			t.stir()
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -48,23 +49,44 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 		trained.Epochs = append(trained.Epochs, s)
 		trained.Accuracy = e.Accuracy
 		tell(wire.Progress{Done: float64(e.Epoch) / float64(max(t.Epochs, 1)), Epoch: &s})
-		if w.Config.Status != nil {
-			w.Config.Status(fmt.Sprintf("job %d train %s: epoch %d, loss %.4f, accuracy %.4f", t.Job, t.Train, e.Epoch, e.Loss, e.Accuracy))
-		}
+		w.status.note(fmt.Sprintf("job %d train %s: epoch %d, loss %.4f, accuracy %.4f", t.Job, t.Train, e.Epoch, e.Loss, e.Accuracy))
 	}
 	result, err := train.Run(ctx, set, cfg)
 	if err != nil {
-		return nil, err
+		return nil, asFault(ctx, err)
 	}
-	if trained.HeldOut, err = w.measure(ctx, result.ONNX, set.Name); err != nil {
-		return nil, err
-	}
-	v, err := w.files.Put(ctx, "models/"+t.Train, bytes.NewReader(result.ONNX))
+	var v objectstore.Version
+	err = w.persist(ctx, t, func() (err error) {
+		if trained.HeldOut, err = w.measure(ctx, result.ONNX, set.Name); err != nil {
+			return err
+		}
+		if v, err = w.files.Put(ctx, "models/"+t.Train, bytes.NewReader(result.ONNX)); err != nil {
+			return fmt.Errorf("store model: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("store model: %w", err)
+		return nil, err
 	}
 	trained.Version, trained.Digest = v.Version, v.Digest
 	return trained, nil
+}
+
+// persist calls fn until it succeeds or the task is at fault: what was trained is
+// not thrown away because the broker is away.
+func (w *worker) persist(ctx context.Context, t *wire.Task, fn func() error) error {
+	for delay := firstDelay; ; delay = min(2*delay, mostDelay) {
+		err := fn()
+		if err == nil || isFault(err) || ctx.Err() != nil {
+			return err
+		}
+		w.Log.Warn("trained model not stored yet", "job", t.Job, "model", t.Train, "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
 }
 
 // measure is the model's accuracy on the held-out set that belongs to a training
@@ -87,7 +109,7 @@ func (w *worker) measure(ctx context.Context, onnx []byte, trainSet string) (flo
 	}
 	model, err := models.Load(onnx, models.Options{})
 	if err != nil {
-		return 0, fmt.Errorf("load trained model: %w", err)
+		return 0, fault{fmt.Errorf("load trained model: %w", err)}
 	}
 	if model.Check(manifest.Shape, manifest.DType) != nil {
 		return 0, nil // a set of other images that happens to have the name
@@ -101,7 +123,7 @@ func (w *worker) measure(ctx context.Context, onnx []byte, trainSet string) (flo
 		}
 		p, err := session.Predict(ctx, b)
 		if err != nil {
-			return 0, fmt.Errorf("measure trained model: %w", err)
+			return 0, asFault(ctx, fmt.Errorf("measure trained model: %w", err))
 		}
 		correct += p.Correct
 		images += len(p.Class)
@@ -117,12 +139,13 @@ func (l *library) set(ctx context.Context, digest string) (*dataset.Set, error) 
 	}
 	s := &dataset.Set{Name: m.Name, DType: m.DType, Shape: m.Shape, Classes: m.Classes}
 	for n := 1; n <= len(m.Objects); n++ {
-		b, err := l.batch(ctx, m, n)
+		// Not kept: the set holds a copy, and would push everything else out.
+		b, err := l.read(ctx, m, n)
 		if err != nil {
 			return nil, err
 		}
 		if len(s.X)+len(b.X) > maxTrainBytes {
-			return nil, fmt.Errorf("data set %s has more than %d bytes of images: train on a smaller one", m.Name, int64(maxTrainBytes))
+			return nil, fault{fmt.Errorf("data set %s has more than %d bytes of images: train on a smaller one", m.Name, int64(maxTrainBytes))}
 		}
 		s.X = append(s.X, b.X...)
 		s.Y = append(s.Y, b.Y...)

@@ -14,8 +14,10 @@
 //	killed while computing              coordinator hands its tasks back at once; the ack wait is the backstop
 //	killed between result and ack       the next worker finds the result and acknowledges
 //	frozen, then awake                  its late result is refused; the first stands
-//	connection lost                     computing goes on, the result is stored after the reconnection
-//	task fails                          handed back with a growing delay; after maxAttempts its error becomes its result
+//	connection lost                     computing goes on; what was asked is asked again, and results are stored, after the reconnection
+//	broker started anew                 the tasks in hand are finished; the new queue isn't told of them, it has others in their places
+//	task fails by its own fault         handed back with a growing delay; a confirmed fault becomes its result (failure.go)
+//	store or connection fails           handed back without limit; after three in a row the worker pauses
 //	told to stop                        what it computes is finished if that is quick, the rest is handed back
 //
 // A slot is one goroutine and computes single-threaded; there are as many as
@@ -50,16 +52,20 @@ type Config struct {
 	CacheDir string
 	// CacheBytes limits the cache; default 4 GiB.
 	CacheBytes int64
+	// MemoryBytes limits the batches kept in memory; default 256 MiB.
+	MemoryBytes int64
 	// Version of the program and Address of the machine, for the membership list.
 	Version, Address string
-	// Status is given a line a second while the worker is busy; may be nil.
+	// Status is given a line a second while the worker is busy; may be nil. It is
+	// called from one goroutine, and may block without holding up the work.
 	Status func(line string)
 	// Log is told what happens; default: nothing is logged.
 	Log *slog.Logger
 }
 
 const (
-	defaultCache = 4 << 30
+	defaultCache  = 4 << 30
+	defaultMemory = 256 << 20
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
@@ -86,14 +92,15 @@ func Run(ctx context.Context, cfg Config) error {
 
 	background, stopBackground := context.WithCancel(work)
 	var aside errgroup.Group
-	aside.Go(func() error { return w.table.follow(background, cfg.Broker, w.hand) })
-	aside.Go(func() error { w.hand.keepAlive(background); return nil })
+	aside.Go(func() error { w.link.follow(background); return nil })
+	aside.Go(func() error { return w.table.follow(background, cfg.Broker, w.link, w.active) })
+	aside.Go(func() error { w.hand.keepAlive(background, w.link); return nil })
 	aside.Go(func() error { w.status.run(background, cfg.Status); return nil })
 
 	group, pulling := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.pull(pulling, work) })
 	for range w.Slots {
-		group.Go(func() error { w.slot(work); return nil })
+		group.Go(func() error { w.slot(pulling); return nil })
 	}
 	err = group.Wait()
 	w.storing.Wait()
@@ -116,6 +123,9 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = defaultCache
 	}
+	if cfg.MemoryBytes <= 0 {
+		cfg.MemoryBytes = defaultMemory
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -131,8 +141,10 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the cache: %w", err)
 	}
-	return &worker{Config: cfg, files: files, library: newLibrary(cache), hand: newHand(), table: newTable(), status: newStatus(),
-		ready: make(chan *held), started: time.Now()}, nil
+	inHand, link := 2*cfg.Slots, newLink(cfg.Broker.NC)
+	return &worker{Config: cfg, files: files, library: newLibrary(cache, link, cfg.MemoryBytes), hand: newHand(), table: newTable(),
+		status: newStatus(), tally: newTally(), link: link, ready: make(chan *held, inHand), tokens: make(chan struct{}, inHand),
+		places: make(chan struct{}, inHand), started: time.Now()}, nil
 }
 
 // worker is a running worker.
@@ -143,10 +155,21 @@ type worker struct {
 	hand    *hand
 	table   *table
 	status  *status
+	tally   *tally
+	link    *link
 	// ready passes tasks whose data is on its way to the slots.
-	ready   chan *held
-	storing sync.WaitGroup
-	started time.Time
+	ready chan *held
+	// tokens has one for each task that is to be computed or being computed: two
+	// a slot. places has one for each result that is being stored, as many.
+	tokens, places chan struct{}
+	storing        sync.WaitGroup
+	started        time.Time
+}
+
+// active is told which jobs have work; tasks of others are dropped.
+func (w *worker) active(jobs map[uint64]bool) {
+	w.hand.dropExcept(jobs)
+	w.tally.dropExcept(jobs)
 }
 
 // drain tells the coordinator that the worker takes no more tasks.
