@@ -14,7 +14,7 @@ const (
 	// heartbeatEvery is the pause between heartbeats when nothing changes.
 	heartbeatEvery = 200 * time.Millisecond
 	// heartbeatGap is the least pause between two heartbeats, however much changes.
-	heartbeatGap = 10 * time.Millisecond
+	heartbeatGap = 5 * time.Millisecond
 )
 
 // Announce makes a node known: it publishes heartbeats, at once when changed
@@ -36,6 +36,7 @@ func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat 
 		h := beat()
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
 		_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
+		told := time.Now()
 		select {
 		case <-ctx.Done():
 			h := beat()
@@ -44,9 +45,11 @@ func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat 
 			return nil
 		case <-tick.C:
 		case <-changed:
+			// At once, unless the last one is only just out: what it doesn't
+			// name waits for the ack wait if this node dies now.
 			select {
 			case <-ctx.Done():
-			case <-time.After(heartbeatGap):
+			case <-time.After(heartbeatGap - time.Since(told)):
 			}
 		}
 	}
