@@ -40,10 +40,12 @@ type rig struct {
 	model, data objectstore.Version
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigAt(t, brokertest.Start(t)) }
+
+func newRigAt(t *testing.T, url string) *rig {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
-	r := &rig{t: t, ctx: ctx, url: brokertest.Start(t)}
+	r := &rig{t: t, ctx: ctx, url: url}
 	r.b = brokertest.Connect(t, r.url)
 	r.must(r.b.Ensure(ctx))
 	objects, index, err := r.b.Files(ctx)
@@ -96,19 +98,26 @@ func (r *rig) active(jobs ...wire.ActiveJob) {
 func (r *rig) publish(n int, change func(*wire.Task)) {
 	r.t.Helper()
 	for i := 1; i <= n; i++ {
-		t := &wire.Task{Schema: wire.Schema, Job: job, Task: i, Model: "mlp", ModelDigest: r.model.Digest, DataDigest: r.data.Digest, From: i, To: i}
-		if change != nil {
-			change(t)
-		}
-		future, err := r.b.PublishTask(job, i, t.Marshal())
-		r.must(err)
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
-			r.t.Fatal(err)
-		}
+		r.publishTask(i, change)
 	}
 	r.must(r.b.Wake())
+}
+
+// publishTask queues a task of one batch; the ten batches are used in turn.
+func (r *rig) publishTask(i int, change func(*wire.Task)) {
+	r.t.Helper()
+	batch := (i-1)%10 + 1
+	t := &wire.Task{Schema: wire.Schema, Job: job, Task: i, Model: "mlp", ModelDigest: r.model.Digest, DataDigest: r.data.Digest, From: batch, To: batch}
+	if change != nil {
+		change(t)
+	}
+	future, err := r.b.PublishTask(job, i, t.Marshal())
+	r.must(err)
+	select {
+	case <-future.Ok():
+	case err := <-future.Err():
+		r.t.Fatal(err)
+	}
 }
 
 // start runs a worker; the returned function drains it.

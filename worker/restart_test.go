@@ -1,0 +1,74 @@
+package worker_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"idunno/broker/embedded"
+	"idunno/broker/wire"
+)
+
+// server runs a broker on a port and store of its own, to be started again.
+type server struct {
+	t   *testing.T
+	cfg embedded.Config
+	s   *embedded.Server
+}
+
+func newServer(t *testing.T) *server {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, cfg: embedded.Config{Port: l.Addr().(*net.TCPAddr).Port, Store: t.TempDir()}}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(func() { s.s.Stop() })
+	return s
+}
+
+func (s *server) start() {
+	var err error
+	if s.s, err = embedded.Start(s.cfg); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func TestBrokerRestartCostsLittleTime(t *testing.T) {
+	const tasks = 200
+	s := newServer(t)
+	r := newRigAt(t, s.s.URL())
+	drain := r.start("one", 2)
+	defer drain()
+	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
+	// Every task is looked up first, so that replies are lost of every kind.
+	check := func(t *wire.Task) { t.Check = true }
+	r.publish(tasks, check)
+	for _, done := range []int{20, 90} {
+		r.results(done)
+		s.s.Stop()
+		s.start()
+		began := time.Now()
+		r.must(r.b.OpenQueue(r.ctx, job)) // the queue was in memory
+		have := r.results(0)
+		for i := 1; i <= tasks; i++ {
+			if have[i] == nil {
+				r.publishTask(i, check)
+			}
+		}
+		r.must(r.b.Wake())
+		r.results(min(len(have)+5, tasks))
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the next results came %v after the restart", took)
+		}
+	}
+	for _, res := range r.results(tasks) {
+		if res.Error != "" {
+			t.Errorf("task %d: %s", res.Task, res.Error)
+		}
+	}
+	r.drained()
+}
