@@ -18,7 +18,7 @@ import (
 )
 
 func (a *app) modelCommand() *cobra.Command {
-	return group("model", "models: add, ls", a.modelAdd(), a.modelLs())
+	return group("model", "models: add, ls, verify", a.modelAdd(), a.modelLs(), a.modelVerify())
 }
 
 // maxModelFile bounds the memory that reading a model file takes.

@@ -1,9 +1,11 @@
 package cli_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,12 +42,15 @@ func TestScripts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(idx, "mlp.onnx"), zoo.MLP(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	cases := t.TempDir()
+	writeCases(t, cases)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("IDUNNO_UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("NATS_URL", url)
 			e.Setenv("IDX", idx)
+			e.Setenv("CASES", cases)
 			e.Values[processKey{}] = processes{}
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			return os.MkdirAll(filepath.Join(e.WorkDir, "home"), 0o755)
@@ -97,6 +102,35 @@ func writeIDX(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, name), p, 0o644); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// writeCases writes two cases of the ONNX backend suite, good/test_relu and
+// bad/test_relu, which expects the result of another operator.
+func writeCases(t *testing.T, dir string) {
+	t.Helper()
+	z, err := zip.OpenReader("../../models/testdata/onnx-backend.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	for to, from := range map[string]string{
+		"good/test_relu/model.onnx": "test_relu/model.onnx", "good/test_relu/test_data_set_0/input_0.pb": "test_relu/test_data_set_0/input_0.pb",
+		"good/test_relu/test_data_set_0/output_0.pb": "test_relu/test_data_set_0/output_0.pb",
+		"bad/test_relu/model.onnx":                   "test_relu/model.onnx", "bad/test_relu/test_data_set_0/input_0.pb": "test_relu/test_data_set_0/input_0.pb",
+		"bad/test_relu/test_data_set_0/output_0.pb": "test_reshape_zero_dim/test_data_set_0/output_0.pb",
+	} {
+		b, err := fs.ReadFile(z, "node/"+from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(dir, filepath.FromSlash(to))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, b, 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

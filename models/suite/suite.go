@@ -137,7 +137,7 @@ func compare(got *engine.Tensor, want *onnx.Tensor, tol Tolerance) (float64, err
 			continue
 		}
 		d := math.Abs(x - y)
-		if !(d <= tol.Abs+tol.Rel*math.Abs(y)) {
+		if math.IsInf(y, 0) || !(d <= tol.Abs+tol.Rel*math.Abs(y)) {
 			return 0, fmt.Errorf("%w: element %d is %v, expected %v", ErrMismatch, i, x, y)
 		}
 		worst = max(worst, d)
