@@ -21,8 +21,9 @@ func (a *app) dataCommand() *cobra.Command {
 	return group("data", "data sets: fetch, import, ls", a.dataFetch(), a.dataImport(), a.dataLs())
 }
 
-// maxBatchSize keeps a batch within what a task can carry and a worker can hold.
-const maxBatchSize = 10_000
+// maxBatchSize keeps the result of a task, 16 bytes an image and at most 16 batches,
+// within a message.
+const maxBatchSize = 4_000
 
 func (a *app) dataImport() *cobra.Command {
 	var dir, split string
