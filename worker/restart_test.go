@@ -72,3 +72,24 @@ func TestBrokerRestartCostsLittleTime(t *testing.T) {
 	}
 	r.drained()
 }
+
+func TestJobThatBeginsAfterARestartIsSeen(t *testing.T) {
+	s := newServer(t)
+	r := newRigAt(t, s.s.URL())
+	drain := r.start("one", 1)
+	defer drain()
+	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
+	r.publish(1, nil)
+	r.results(1) // the worker watches
+	r.active()
+	s.s.Stop()
+	s.start()
+	began := time.Now()
+	r.must(r.b.OpenQueue(r.ctx, job))
+	r.publish(10, func(t *wire.Task) { t.Check = true })
+	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
+	r.results(10)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the job began %v after the restart", took)
+	}
+}
