@@ -22,7 +22,6 @@ func layoutTable() map[string]spec {
 		"Split":           {since: 2, in: 1, max: 2, outs: many, build: buildSplit},
 		"Pad":             {since: 2, in: 1, max: 4, outs: 1, build: buildPad},
 		"Expand":          {since: 8, in: 2, max: 2, outs: 1, build: plain(&expand{})},
-		"Gather":          {since: 1, in: 2, max: 2, outs: 1, build: buildGather},
 		"Shape":           {since: 1, in: 1, max: 1, outs: 1, build: buildShape},
 		"Constant":        {since: 1, in: 0, max: 0, outs: 1, build: buildConstant},
 		"Size":            {since: 1, in: 1, max: 1, outs: 1, build: plain(&size{})},
@@ -376,13 +375,7 @@ func (g *gather) Run(_ *Scratch, in, out []*Tensor) {
 	at := 0
 	for o := range outer {
 		for _, i := range in[1].I {
-			if i < 0 {
-				i += int64(n)
-			}
-			if i < 0 || i >= int64(n) {
-				panic(fmt.Sprintf("index %d outside an axis of %d", i, n))
-			}
-			from := (o*n + int(i)) * inner
+			from := (o*n + position(i, n)) * inner
 			if out[0].F != nil {
 				copy(out[0].F[at:at+inner], in[0].F[from:])
 			} else {

@@ -180,7 +180,8 @@ func domain(d string) string {
 // NewTable returns the table of all operators.
 func NewTable() Table {
 	all := Table{}
-	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable()} {
+	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable(),
+		lossTable(), indexTable(), normTable(), arrangeTable()} {
 		maps.Copy(all, part)
 	}
 	return all
