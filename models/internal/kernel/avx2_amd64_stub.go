@@ -19,3 +19,19 @@ package kernel
 //
 //go:noescape
 func tile6x16(k int, a *float32, b *float32, c *float32, ldc int, bias *float32, end int)
+
+// rows6x16 is tile6x16 with rows of A that are not packed: element i of step p is a[i*lda+p].
+//
+//go:noescape
+func rows6x16(k int, a *float32, lda int, b *float32, c *float32, ldc int, bias *float32, end int)
+
+// shift6x16 is tile6x16 with rows of B that are not packed: element j of step p is b[off[p]+j].
+//
+//go:noescape
+func shift6x16(k int, a *float32, off *uint32, b *float32, c *float32, ldc int, bias *float32, end int)
+
+// halve2x2 computes dst[i*ldd+j] = max(src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1])
+// for i < rows, j < 8*blocks, the rows in ascending order; NaN when one of them is. blocks must be at least 1.
+//
+//go:noescape
+func halve2x2(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)

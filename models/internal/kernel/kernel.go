@@ -25,6 +25,9 @@ type Workspace struct {
 	level level
 	a, b  []float32
 	st    store
+
+	image, out, bias []float32 // of a convolution
+	off              []uint32
 }
 
 func (w *Workspace) use() level {
@@ -49,6 +52,7 @@ type Epilogue struct {
 	Bias   []float32 // nil for none
 	PerRow bool      // Bias has one entry per row of C; otherwise one per column
 	Relu   bool      // negative results become 0
+	Halve  bool      // only of Conv: of each 2 x 2 results, without overlap, the greatest is stored; an odd last row or column is left out
 }
 
 // PackedA is a left operand (m x k) in the form the kernels read, made once for a matrix that is multiplied often.
@@ -135,6 +139,10 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 	st := &w.st
 	mr, nr := lv.tile()
 	blockM, blockN := lv.blocks()
+	rows, _ := lv.(rowLevel)
+	if left.packed != nil || !left.alongK || k == 0 {
+		rows = nil
+	}
 	for j := 0; j < n; j += blockN {
 		nc := min(blockN, n-j)
 		for p := 0; p == 0 || p < k; p += blockK {
@@ -143,9 +151,12 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 			st.first, st.last = p == 0, p+kc == k
 			for i := 0; i < m; i += blockM {
 				mc := min(blockM, m-i)
-				ap := left.panels(&w.a, i, mc, p, kc, mr)
 				st.row, st.col = i, j
-				lv.block(mc, nc, kc, ap, bp, st)
+				if rows != nil {
+					rows.rowBlock(mc, nc, kc, left.raw[i*left.ld+p:], left.ld, bp, st)
+					continue
+				}
+				lv.block(mc, nc, kc, left.panels(&w.a, i, mc, p, kc, mr), bp, st)
 			}
 		}
 	}

@@ -11,6 +11,13 @@ type level interface {
 	block(mc, nc, kc int, a, b []float32, st *store)
 }
 
+// rowLevel is a level that reads A as it is in a row-major matrix.
+type rowLevel interface {
+	level
+	// rowBlock is block with the rows of A lda apart. kc is at most blockK.
+	rowBlock(mc, nc, kc int, a []float32, lda int, b []float32, st *store)
+}
+
 // levels lists what this processor can run, the best last.
 func levels() []level { return append([]level{generic{}}, simd()...) }
 

@@ -70,3 +70,6 @@ func (o *operand) fill(dst []float32, x0, n, p, kc, r int) {
 		}
 	}
 }
+
+// pad is the number of rows rounded up to whole panels.
+func (p *PackedA) pad() int { return p.op.pad }

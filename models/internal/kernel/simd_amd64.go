@@ -38,6 +38,28 @@ func (avx2) tile() (mr, nr int) { return avx2Rows, avx2Cols }
 func (avx2) blocks() (m, n int) { return 144, 512 }
 
 func (avx2) block(mc, nc, kc int, a, b []float32, st *store) {
+	avx2Left{a: a}.times(mc, nc, kc, b, st)
+}
+
+func (avx2) rowBlock(mc, nc, kc int, a []float32, lda int, b []float32, st *store) {
+	var tail [avx2Rows * blockK]float32
+	left := avx2Left{a: a, lda: lda, tail: &tail[0]}
+	if odd := mc % avx2Rows; odd > 0 {
+		rest := operand{raw: a, ld: lda, alongK: true}
+		rest.fill(tail[:avx2Rows*kc], mc-odd, odd, 0, kc, avx2Rows)
+	}
+	left.times(mc, nc, kc, b, st)
+}
+
+// avx2Left is a block of A: panels, or rows lda apart of which those that do not
+// fill a tile are in a panel of their own.
+type avx2Left struct {
+	a    []float32
+	lda  int // 0: panels
+	tail *float32
+}
+
+func (l avx2Left) times(mc, nc, kc int, b []float32, st *store) {
 	var none float32
 	end, bias := 0, &none
 	if !st.first {
@@ -50,10 +72,9 @@ func (avx2) block(mc, nc, kc int, a, b []float32, st *store) {
 	for j := 0; j < nc; j += avx2Cols {
 		bp := panel(b, j, avx2Cols, kc)
 		for i := 0; i < mc; i += avx2Rows {
-			ap := panel(a, i, avx2Rows, kc)
 			row, col := st.row+i, st.col+j
 			if !direct || i+avx2Rows > mc || j+avx2Cols > nc {
-				part(kc, ap, bp, st, row, col, min(avx2Rows, mc-i), min(avx2Cols, nc-j))
+				l.part(i, mc, kc, bp, st, min(avx2Cols, nc-j), col)
 				continue
 			}
 			tileEnd := end
@@ -68,20 +89,77 @@ func (avx2) block(mc, nc, kc int, a, b []float32, st *store) {
 			}
 			// The last element that the tile writes, so that a short c panics here.
 			_ = st.c[(row+avx2Rows-1)*st.ldc+col+avx2Cols-1]
-			tile6x16(kc, ap, bp, &st.c[row*st.ldc+col], st.ldc, bias, tileEnd)
+			l.tile(i, mc, kc, bp, &st.c[row*st.ldc+col], st.ldc, bias, tileEnd)
 		}
+	}
+}
+
+func (l avx2Left) tile(i, mc, kc int, b, c *float32, ldc int, bias *float32, end int) {
+	switch {
+	case l.lda == 0:
+		tile6x16(kc, panel(l.a, i, avx2Rows, kc), b, c, ldc, bias, end)
+	case i+avx2Rows > mc:
+		tile6x16(kc, l.tail, b, c, ldc, bias, end)
+	default:
+		_ = l.a[(i+avx2Rows-1)*l.lda+kc-1]
+		rows6x16(kc, &l.a[i*l.lda], l.lda, b, c, ldc, bias, end)
 	}
 }
 
 // part computes a tile into a buffer and stores the rows and columns of it that
 // are within C.
-func part(kc int, a, b *float32, st *store, row, col, rows, cols int) {
+func (l avx2Left) part(i, mc, kc int, b *float32, st *store, cols, col int) {
 	var acc [avx2Rows * avx2Cols]float32
 	var none float32
-	tile6x16(kc, a, b, &acc[0], avx2Cols, &none, 0)
-	for i := range rows {
-		st.put(row+i, col, acc[i*avx2Cols:][:cols])
+	l.tile(i, mc, kc, b, &acc[0], avx2Cols, &none, 0)
+	for r := range min(avx2Rows, mc-i) {
+		st.put(st.row+i+r, col, acc[r*avx2Cols:][:cols])
 	}
+}
+
+func (avx2) shift(n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool) {
+	var none float32
+	end, b := 0, &none
+	if bias != nil {
+		end, b = endBiasRows, &bias[:avx2Rows][0]
+	}
+	if relu {
+		end |= endRelu
+	}
+	k, last := len(off), max(n-avx2Cols, 0)
+	if k == 0 || len(a) < avx2Rows*k {
+		panic("kernel: convolution without weights")
+	}
+	_, _ = x[reach+last+avx2Cols-1], c[(avx2Rows-1)*ldc+last+avx2Cols-1]
+	for j := 0; j < n; j += avx2Cols {
+		at := min(j, last) // what two tiles have in common is computed twice
+		shift6x16(k, &a[0], &off[0], &x[at], &c[at], ldc, b, end)
+	}
+}
+
+func (avx2) halve(dst, src []float32, ld, rows, cols int) int {
+	blocks := (cols + 7) / 8
+	if len(dst) < 8*blocks || len(src) < ld+16*blocks {
+		return 0
+	}
+	n := min(rows, (len(dst)-8*blocks)/cols+1, ((len(src)-16*blocks)/ld+1)/2)
+	halve2x2(n, blocks, &src[0], ld, &dst[0], cols)
+	if n != rows-1 || len(src) < (2*n+1)*ld+max(16, 2*cols) {
+		return n
+	}
+	// The last row: writing whole registers would leave dst.
+	src, dst = src[2*n*ld:], dst[n*cols:][:cols]
+	if cols < 8 {
+		var line [8]float32
+		halve2x2(1, 1, &src[0], ld, &line[0], 8)
+		copy(dst, line[:])
+		return rows
+	}
+	for j := 0; j < cols; j += 8 {
+		at := min(j, cols-8)
+		halve2x2(1, 1, &src[2*at], ld, &dst[at], 8)
+	}
+	return rows
 }
 
 // panel is where the panel of r vectors that holds vector x begins. A panel

@@ -1,4 +1,4 @@
-// Command gen writes the AVX2 micro-kernel of package kernel as Go assembly.
+// Command gen writes the AVX2 micro-kernels of package kernel as Go assembly.
 //
 //	cd models/internal/kernel/_gen && go run . -out ../avx2_amd64.s -stubs ../avx2_amd64_stub.go -pkg kernel
 package main
@@ -28,7 +28,17 @@ const (
 func main() {
 	ConstraintExpr("amd64,!noasm")
 	tile()
+	rowTile()
+	shiftTile()
+	halve()
 	Generate()
+}
+
+// loop is what the tiles differ in: where their operands are.
+type loop struct {
+	left    func(p, i int) Mem // element i of A in step p of a round
+	right   func(p int) Mem    // the first element of B in step p of a round
+	advance func(steps int)    // to the next round
 }
 
 // tile multiplies a panel of 6 rows with a panel of 16 columns. Twelve of the
@@ -52,12 +62,79 @@ func tile() {
 	k := Load(Param("k"), GP64())
 	a := Load(Param("a"), GP64())
 	b := Load(Param("b"), GP64())
+	product(k, loop{
+		left:  func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
+		right: func(p int) Mem { return Mem{Base: b, Disp: 4 * p * cols} },
+		advance: func(steps int) {
+			ADDQ(U32(4*steps*rows), a)
+			ADDQ(U32(4*steps*cols), b)
+		},
+	})
+}
+
+// rowTile is tile with A as it is in a row-major matrix.
+func rowTile() {
+	TEXT("rows6x16", NOSPLIT, "func(k int, a *float32, lda int, b, c *float32, ldc int, bias *float32, end int)")
+	Doc("rows6x16 is tile6x16 with rows of A that are not packed: element i of step p is a[i*lda+p].")
+	Pragma("noescape")
+	k := Load(Param("k"), GP64())
+	a := Load(Param("a"), GP64())
+	lda := Load(Param("lda"), GP64())
+	b := Load(Param("b"), GP64())
+	SHLQ(Imm(2), lda) // in bytes
+	a3 := GP64()
+	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, a3)
+	ADDQ(a, a3)
+	product(k, loop{
+		left: func(p, i int) Mem {
+			m := Mem{Base: a, Disp: 4 * p}
+			if i >= 3 {
+				m.Base = a3
+			}
+			if i%3 > 0 {
+				m.Index, m.Scale = lda, uint8(i%3)
+			}
+			return m
+		},
+		right: func(p int) Mem { return Mem{Base: b, Disp: 4 * p * cols} },
+		advance: func(steps int) {
+			ADDQ(U32(4*steps), a)
+			ADDQ(U32(4*steps), a3)
+			ADDQ(U32(4*steps*cols), b)
+		},
+	})
+}
+
+// shiftTile is tile with every row of B at a place of its own.
+func shiftTile() {
+	TEXT("shift6x16", NOSPLIT, "func(k int, a *float32, off *uint32, b, c *float32, ldc int, bias *float32, end int)")
+	Doc("shift6x16 is tile6x16 with rows of B that are not packed: element j of step p is b[off[p]+j].")
+	Pragma("noescape")
+	k := Load(Param("k"), GP64())
+	a := Load(Param("a"), GP64())
+	off := Load(Param("off"), GP64())
+	b := Load(Param("b"), GP64())
+	product(k, loop{
+		left: func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
+		right: func(p int) Mem {
+			x := GP64()
+			MOVL(Mem{Base: off, Disp: 4 * p}, x.As32())
+			return Mem{Base: b, Index: x, Scale: 4}
+		},
+		advance: func(steps int) {
+			ADDQ(U32(4*steps*rows), a)
+			ADDQ(U32(4*steps), off)
+		},
+	})
+}
+
+// product is the body of a tile: the loop over k, then the end.
+func product(k reg.Register, at loop) {
 	c := Load(Param("c"), GP64())
 	ldc := Load(Param("ldc"), GP64())
 	end := Load(Param("end"), GP64())
 	SHLQ(Imm(2), ldc) // in bytes
-
-	var acc [rows][2]reg.VecVirtual
+	var acc sums
 	for i := range acc {
 		for h := range acc[i] {
 			acc[i][h] = YMM()
@@ -66,11 +143,12 @@ func tile() {
 	}
 	step := func(p int) {
 		b0, b1 := YMM(), YMM()
-		VMOVUPS(Mem{Base: b, Disp: 4 * p * cols}, b0)
-		VMOVUPS(Mem{Base: b, Disp: 4 * (p*cols + lanes)}, b1)
+		row := at.right(p)
+		VMOVUPS(row, b0)
+		VMOVUPS(row.Offset(4*lanes), b1)
 		for i := range acc {
 			x := YMM()
-			VBROADCASTSS(Mem{Base: a, Disp: 4 * (p*rows + i)}, x)
+			VBROADCASTSS(at.left(p, i), x)
 			VFMADD231PS(b0, x, acc[i][0])
 			VFMADD231PS(b1, x, acc[i][1])
 		}
@@ -81,19 +159,24 @@ func tile() {
 	for p := range unroll {
 		step(p)
 	}
-	ADDQ(U32(4*unroll*rows), a)
-	ADDQ(U32(4*unroll*cols), b)
+	at.advance(unroll)
 	SUBQ(Imm(unroll), k)
 	JMP(LabelRef("rounds"))
 	Label("rest")
 	TESTQ(k, k)
 	JZ(LabelRef("finish"))
 	step(0)
-	ADDQ(U32(4*rows), a)
-	ADDQ(U32(4*cols), b)
+	at.advance(1)
 	DECQ(k)
 	JMP(LabelRef("rest"))
+	finish(&acc, c, ldc, end)
+}
 
+// sums are the registers of a tile.
+type sums [rows][2]reg.VecVirtual
+
+// finish does what the bits of end say and stores the tile.
+func finish(acc *sums, c, ldc, end reg.Register) {
 	Label("finish")
 	// In the order of package kernel's store: old c, then bias, then ReLU.
 	when := func(bit uint64, skip string, body func()) {
@@ -152,4 +235,63 @@ func tile() {
 	})
 	VZEROUPPER()
 	RET()
+}
+
+// halve takes the maximum of 2 x 2 elements. It computes whole registers of
+// results, so that it reads and writes past the end of a row.
+func halve() {
+	TEXT("halve2x2", NOSPLIT, "func(rows, blocks int, src *float32, lds int, dst *float32, ldd int)")
+	Doc("halve2x2 computes dst[i*ldd+j] = max(src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1])",
+		"for i < rows, j < 8*blocks, the rows in ascending order; NaN when one of them is. blocks must be at least 1.")
+	Pragma("noescape")
+	n := Load(Param("rows"), GP64())
+	src := Load(Param("src"), GP64())
+	lds := Load(Param("lds"), GP64())
+	dst := Load(Param("dst"), GP64())
+	ldd := Load(Param("ldd"), GP64())
+	SHLQ(Imm(2), lds) // in bytes
+	SHLQ(Imm(2), ldd)
+	Label("row")
+	TESTQ(n, n)
+	JZ(LabelRef("done"))
+	a, b, d := GP64(), GP64(), GP64()
+	MOVQ(src, a)
+	LEAQ(Mem{Base: src, Index: lds, Scale: 1}, b)
+	MOVQ(dst, d)
+	blocks := Load(Param("blocks"), GP64())
+	Label("block")
+	var v [2]reg.VecVirtual
+	for h := range v {
+		v[h] = YMM()
+		low := YMM()
+		VMOVUPS(Mem{Base: a, Disp: 4 * lanes * h}, v[h])
+		VMOVUPS(Mem{Base: b, Disp: 4 * lanes * h}, low)
+		maximum(low, v[h])
+	}
+	even, odd := YMM(), YMM()
+	VSHUFPS(Imm(0x88), v[1], v[0], even)
+	VSHUFPS(Imm(0xdd), v[1], v[0], odd)
+	maximum(odd, even)
+	VPERMPD(Imm(0xd8), even, even) // the halves of 128 bits were shuffled apart
+	VMOVUPS(even, Mem{Base: d})
+	ADDQ(Imm(8*lanes), a)
+	ADDQ(Imm(8*lanes), b)
+	ADDQ(Imm(4*lanes), d)
+	DECQ(blocks)
+	JNZ(LabelRef("block"))
+	LEAQ(Mem{Base: src, Index: lds, Scale: 2}, src)
+	ADDQ(ldd, dst)
+	DECQ(n)
+	JMP(LabelRef("row"))
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// maximum is y = max(x, y), NaN when one of them is.
+func maximum(x, y reg.VecVirtual) {
+	nan, m := YMM(), YMM()
+	VCMPPS(Imm(3), x, x, nan)
+	VMAXPS(y, x, m) // y when one is NaN
+	VBLENDVPS(nan, x, m, y)
 }

@@ -1,0 +1,277 @@
+package kernel
+
+// PackedConv is the weights of a two-dimensional convolution in the form the kernels read. There are two ways to compute it. A level that
+// is a shifter multiplies straight from the image: for stride 1, one element of the weights meets the outputs of an image in places that
+// lie one after the other, if the results between the end of a row and the begin of the next are computed too and thrown away (the
+// convolution of the image as one long line). All others build the matrix of [Im2col].
+type PackedConv struct {
+	out, k int
+	lv     level
+	panels []float32 // for a shifter: panels of mr rows over the whole of k
+	matrix *PackedA  // for other levels
+}
+
+// PackConv packs weights, out x k, where k is C*KH*KW, for the best level of this processor.
+func PackConv(out, k int, weights []float32) *PackedConv { return packConv(best(), out, k, weights) }
+
+func packConv(lv level, out, k int, weights []float32) *PackedConv {
+	checkMatrix("weights", out, k, weights, k)
+	p := &PackedConv{out: out, k: k, lv: lv}
+	if _, ok := lv.(shifter); !ok {
+		p.matrix = packA(lv, false, out, k, weights, k)
+		return p
+	}
+	mr, _ := lv.tile()
+	raw := operand{raw: weights, ld: k, alongK: true}
+	p.panels = make([]float32, (out+mr-1)/mr*mr*k)
+	raw.fill(p.panels, 0, out, 0, k, mr)
+	return p
+}
+
+// Space is how many floats of a [Workspace] a convolution over g takes at most.
+func (p *PackedConv) Space(g Window) int64 {
+	g.defaults()
+	area := int64(g.OutH()) * int64(g.OutW())
+	if p.matrix != nil {
+		return (int64(p.k)+int64(p.out))*area + int64(p.matrix.pad())
+	}
+	s := newShift(&g)
+	return int64(s.planes)*int64(g.C)*int64(s.h)*int64(s.w) + 6*int64(shiftColumns+s.w*2) + 2*int64(p.k)
+}
+
+// Images is a number of images one after the other: image i begins at F[i*Stride].
+type Images struct {
+	F      []float32
+	Stride int
+}
+
+// Conv computes the convolutions of n images: x holds C x H x W each, y gets out x OutH x OutW each, or with [Epilogue.Halve] out x OutH/2 x
+// OutW/2. The bias of e has an entry for each output channel. It panics when a slice is too short.
+func (w *Workspace) Conv(p *PackedConv, g Window, n int, x, y Images, e Epilogue) {
+	g.defaults()
+	oh, ow := g.OutH(), g.OutW()
+	area := oh * ow
+	if e.Halve {
+		area = oh / 2 * (ow / 2)
+	}
+	if p.k != g.C*g.KH*g.KW {
+		panic("kernel: the window does not fit the weights")
+	}
+	checkMatrix("x", n, g.C*g.H*g.W, x.F, x.Stride)
+	checkMatrix("y", n, p.out*area, y.F, y.Stride)
+	e.PerRow = true
+	checkBias(&e, p.out, area)
+	if n == 0 || p.out*area == 0 {
+		return
+	}
+	w.level = p.lv
+	if p.matrix == nil {
+		w.shift(p, &g, n, x, y, &e)
+		return
+	}
+	col := space(&w.image, p.k*oh*ow)
+	for i := range n {
+		Im2col(g, x.F[i*x.Stride:], col)
+		yi := y.F[i*y.Stride:][:p.out*area]
+		if !e.Halve {
+			w.MulA(p.matrix, oh*ow, col, oh*ow, yi, oh*ow, e)
+			continue
+		}
+		full := space(&w.out, p.out*oh*ow)
+		w.MulA(p.matrix, oh*ow, col, oh*ow, full, oh*ow, e)
+		for c := range p.out {
+			w.Halve(yi[c*area:][:area], full[c*oh*ow:][:oh*ow], ow, oh/2, ow/2)
+		}
+	}
+}
+
+// space returns n floats of *buf, of unspecified content.
+func space(buf *[]float32, n int) []float32 {
+	if cap(*buf) < n {
+		*buf = make([]float32, n)
+	}
+	return (*buf)[:n]
+}
+
+// shifter is a level that convolves without a matrix.
+type shifter interface {
+	level
+	// shift computes, for the mr rows of a panel, c[i*ldc+j] = sum over p of a[p*mr+i] * x[off[p]+j] for j < n and applies bias (nil for
+	// none) and ReLU. It may compute up to nr columns even when n is less: no element of off is more than reach, and x has reach+max(n, nr)
+	// elements.
+	shift(n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool)
+	// halve is [Workspace.Halve] for as many of the rows, from the first on, as it can without leaving the slices. It returns that number.
+	halve(dst, src []float32, ld, rows, cols int) int
+}
+
+const (
+	shiftColumns = 512     // computed at a time at most, so that the results stay in the first-level cache
+	shiftImage   = 1 << 16 // floats of the image read for them at most, so that these stay in the second-level cache
+)
+
+// shift is how an image is laid out for a shifter. With a stride the image is taken apart into stride x stride planes, each of which has
+// the positions that are equal modulo the stride; in each the convolution has stride 1.
+type shift struct {
+	planes   int // for each channel
+	h, w     int // of one plane
+	rows     int // of the output computed at a time; even
+	flat     int // columns computed for them
+	lastFlat int // columns computed for the last rows
+	staged   bool
+}
+
+func newShift(g *Window) shift {
+	oh, ow := g.OutH(), g.OutW()
+	s := shift{planes: g.StrideH * g.StrideW, h: g.H, w: g.W, staged: true}
+	if s.planes == 1 && g.PadTop == 0 && g.PadBottom == 0 && g.PadLeft == 0 && g.PadRight == 0 {
+		s.staged = false
+	} else {
+		s.h = oh + ((g.KH-1)*g.DilationH)/g.StrideH
+		s.w = ow + ((g.KW-1)*g.DilationW)/g.StrideW
+	}
+	s.rows = max(2, min(shiftColumns, shiftImage/max(g.C*s.planes, 1))/max(s.w, 1)&^1)
+	s.rows = min(s.rows, (oh+1)&^1)
+	s.flat = (min(s.rows, oh)-1)*s.w + ow
+	last := (oh-1)%max(s.rows, 1) + 1
+	s.lastFlat = (last-1)*s.w + ow
+	return s
+}
+
+// offsets lists for each element of the weights where its plane of the image begins, and returns the largest of them.
+func (s *shift) offsets(g *Window, off []uint32) int {
+	i, reach := 0, 0
+	for c := range g.C {
+		for kh := range g.KH {
+			for kw := range g.KW {
+				y, x := kh*g.DilationH, kw*g.DilationW
+				plane := c*s.planes + y%g.StrideH*g.StrideW + x%g.StrideW
+				at := (plane*s.h+y/g.StrideH)*s.w + x/g.StrideW
+				off[i] = uint32(at)
+				reach = max(reach, at)
+				i++
+			}
+		}
+	}
+	return reach
+}
+
+// stage lays an image out with its padding and takes it apart by the stride. What is not covered by the image is left as it is.
+func (s *shift) stage(g *Window, img, dst []float32) {
+	for c := range g.C {
+		for ph := range g.StrideH {
+			for pw := range g.StrideW {
+				plane := dst[(c*s.planes+ph*g.StrideW+pw)*s.h*s.w:][:s.h*s.w]
+				lo, hi := cover(pw-g.PadLeft, g.StrideW, s.w, g.W)
+				top, bottom := cover(ph-g.PadTop, g.StrideH, s.h, g.H)
+				for y := top; y < bottom && lo < hi; y++ {
+					line := plane[y*s.w:][lo:hi]
+					src := img[(c*g.H+y*g.StrideH+ph-g.PadTop)*g.W:][:g.W][lo*g.StrideW+pw-g.PadLeft:]
+					if g.StrideW == 1 {
+						copy(line, src)
+						continue
+					}
+					for x, at := 0, 0; x < len(line) && at < len(src); x, at = x+1, at+g.StrideW {
+						line[x] = src[at]
+					}
+				}
+			}
+		}
+	}
+}
+
+// cover returns the range of x < n for which first+x*stride is at least 0 and less than size.
+func cover(first, stride, n, size int) (lo, hi int) {
+	if first < 0 {
+		lo = (stride - 1 - first) / stride
+	}
+	if size > first {
+		hi = (size-first-1)/stride + 1
+	}
+	return min(lo, n), min(hi, n)
+}
+
+func (w *Workspace) shift(p *PackedConv, g *Window, n int, x, y Images, e *Epilogue) {
+	lv := p.lv.(shifter)
+	s := newShift(g)
+	mr, nr := lv.tile()
+	if cap(w.off) < p.k {
+		w.off = make([]uint32, p.k)
+	}
+	var staged []float32
+	if s.staged || s.lastFlat < nr {
+		size := g.C * s.planes * s.h * s.w
+		if size >= 1<<32 {
+			panic("kernel: image too large for a convolution")
+		}
+		s.staged = true
+		staged = space(&w.image, size+nr)
+		clear(staged)
+	}
+	t := shiftRun{s: s, g: *g, p: p, e: *e, lv: lv, mr: mr, off: w.off[:p.k]}
+	t.reach = s.offsets(g, t.off)
+	t.ld = (max(s.flat, nr) + nr - 1) / nr * nr
+	t.out = space(&w.out, mr*t.ld+2*nr)
+	if e.Bias != nil {
+		t.bias = space(&w.bias, (p.out+mr-1)/mr*mr)
+		clear(t.bias[copy(t.bias, e.Bias[:p.out]):])
+	}
+	for i := range n {
+		img := x.F[i*x.Stride:][:g.C*g.H*g.W]
+		if s.staged {
+			s.stage(g, img, staged)
+			img = staged
+		}
+		t.image(w, img, y.F[i*y.Stride:])
+	}
+}
+
+// shiftRun is one call of Conv.
+type shiftRun struct {
+	s         shift
+	g         Window
+	p         *PackedConv
+	e         Epilogue
+	lv        shifter
+	mr        int
+	off       []uint32
+	reach, ld int
+	out, bias []float32
+}
+
+func (t *shiftRun) image(w *Workspace, img, y []float32) {
+	oh, ow := t.g.OutH(), t.g.OutW()
+	area := oh * ow
+	if t.e.Halve {
+		area = oh / 2 * (ow / 2)
+	}
+	var bias []float32
+	for row := 0; row < oh; row += t.s.rows {
+		rows := min(t.s.rows, oh-row)
+		flat := (rows-1)*t.s.w + ow
+		for c := 0; c < t.p.out; c += t.mr {
+			if t.bias != nil {
+				bias = t.bias[c:][:t.mr]
+			}
+			t.lv.shift(flat, t.reach, t.p.panels[c*t.p.k:][:t.mr*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, t.e.Relu)
+			for r := range min(t.mr, t.p.out-c) {
+				t.put(w, y[(c+r)*area:][:area], t.out[r*t.ld:], row, rows, ow)
+			}
+		}
+	}
+}
+
+// put copies the results of one channel to their place, leaving out those between the rows.
+func (t *shiftRun) put(w *Workspace, dst, src []float32, row, rows, ow int) {
+	if t.e.Halve {
+		w.Halve(dst[row/2*(ow/2):], src, t.s.w, rows/2, ow/2)
+		return
+	}
+	dst = dst[row*ow:]
+	if t.s.w == ow {
+		copy(dst[:rows*ow], src)
+		return
+	}
+	for i := range rows {
+		copy(dst[i*ow:][:ow], src[i*t.s.w:])
+	}
+}
