@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"idunno/broker/wire"
 	"idunno/models"
 	"idunno/models/dataset"
 	"idunno/models/train"
@@ -95,5 +96,33 @@ func TestSickWorkerPauses(t *testing.T) {
 	y.success(taskKey{1, 1})
 	if pause := y.failure(now); pause != 0 {
 		t.Errorf("pause of %v after the first failure since a success", pause)
+	}
+}
+
+func TestOnlyFaultsBecomeResults(t *testing.T) {
+	w, ctx := newBench(t, 1)
+	queue(t, w, 2, nil)
+	takeNext := func(delivery int) *held {
+		p, err := w.next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.tokens <- struct{}{}
+		h := w.take(ctx, ctx, p)
+		h.attempt = delivery
+		return h
+	}
+	h := takeNext(50)
+	if p := w.failed(h, fmt.Errorf("fetch batch 1: %w", nats.ErrTimeout)); p != nil {
+		t.Errorf("a time-out became the result %s", p)
+	}
+	if tasks, _ := w.hand.list(); len(tasks) != 0 || w.tally.row != 1 {
+		t.Errorf("%d tasks in hand, %d failures in a row", len(tasks), w.tally.row)
+	}
+	h = takeNext(10)
+	defer w.giveUp(h)
+	r, err := wire.ParseResult(w.failed(h, fault{errors.New("no model at all")}))
+	if err != nil || r.Error != "no model at all" || r.Attempt != 10 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
