@@ -293,9 +293,9 @@ func newTensor(sp ops.Spec) Tensor {
 	return t
 }
 
-// fuse lets the step before take over an addition of a constant vector or a ReLU.
+// fuse lets the step before take over an addition of a constant vector, a ReLU or a pooling.
 func (c *compiler) fuse(n *onnx.Node, st *step) bool {
-	if n.Domain != "" || n.Op != "Relu" && n.Op != "Add" {
+	if n.Domain != "" || n.Op != "Relu" && n.Op != "Add" && n.Op != "MaxPool" || len(st.out) != 1 {
 		return false
 	}
 	from, bias := st.in[0], -1
@@ -311,12 +311,18 @@ func (c *compiler) fuse(n *onnx.Node, st *step) bool {
 		return false
 	}
 	prev := &c.steps[c.maker[from]]
-	f, ok := prev.op.(ops.Fuser)
-	if !ok || bias >= 0 && !f.FuseBias(&c.consts[bias]) {
-		return false
-	}
-	if bias < 0 {
-		f.FuseRelu()
+	if n.Op == "MaxPool" {
+		if f, ok := prev.op.(ops.PoolFuser); !ok || !f.FusePool(st.op) {
+			return false
+		}
+	} else {
+		f, ok := prev.op.(ops.Fuser)
+		if !ok || bias >= 0 && !f.FuseBias(&c.consts[bias]) {
+			return false
+		}
+		if bias < 0 {
+			f.FuseRelu()
+		}
 	}
 	prev.out = []int{st.out[0]}
 	c.maker[st.out[0]] = c.maker[from]

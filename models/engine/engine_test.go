@@ -118,8 +118,8 @@ func TestFusionChangesNothing(t *testing.T) {
 	fused, _ := convNet(rand.New(rand.NewPCG(1, 1)), false)
 	plain, weights := convNet(rand.New(rand.NewPCG(1, 1)), true)
 	p, q := mustCompile(t, fused), mustCompile(t, plain)
-	if len(p.steps) != 7 || len(q.steps) != 11 {
-		t.Errorf("%d and %d steps, expected 7 and 11", len(p.steps), len(q.steps))
+	if len(p.steps) != 6 || len(q.steps) != 11 {
+		t.Errorf("%d and %d steps, expected 6 and 11", len(p.steps), len(q.steps))
 	}
 	r := rand.New(rand.NewPCG(2, 2))
 	a, b := p.NewSession(), q.NewSession()

@@ -109,10 +109,11 @@ const (
 	shiftImage   = 1 << 16 // floats of the image read for them at most, so that these stay in the second-level cache
 )
 
-// shift is how an image is laid out for a shifter. With a stride the image is taken apart into stride x stride planes, each of which has
-// the positions that are equal modulo the stride; in each the convolution has stride 1.
+// shift is how an image is laid out for a shifter. With a stride the image is taken apart into stride x stride planes (fewer when the
+// kernel is smaller), each of which has the positions that are equal modulo the stride; in each the convolution has stride 1.
 type shift struct {
 	planes   int // for each channel
+	wide     int // planes side by side; planes/wide below each other
 	h, w     int // of one plane
 	rows     int // of the output computed at a time; even
 	flat     int // columns computed for them
@@ -122,8 +123,9 @@ type shift struct {
 
 func newShift(g *Window) shift {
 	oh, ow := g.OutH(), g.OutW()
-	s := shift{planes: g.StrideH * g.StrideW, h: g.H, w: g.W, staged: true}
-	if s.planes == 1 && g.PadTop == 0 && g.PadBottom == 0 && g.PadLeft == 0 && g.PadRight == 0 {
+	s := shift{wide: min(g.StrideW, (g.KW-1)*g.DilationW+1), h: g.H, w: g.W, staged: true}
+	s.planes = s.wide * min(g.StrideH, (g.KH-1)*g.DilationH+1)
+	if g.StrideH == 1 && g.StrideW == 1 && g.PadTop == 0 && g.PadBottom == 0 && g.PadLeft == 0 && g.PadRight == 0 {
 		s.staged = false
 	} else {
 		s.h = oh + ((g.KH-1)*g.DilationH)/g.StrideH
@@ -144,7 +146,7 @@ func (s *shift) offsets(g *Window, off []uint32) int {
 		for kh := range g.KH {
 			for kw := range g.KW {
 				y, x := kh*g.DilationH, kw*g.DilationW
-				plane := c*s.planes + y%g.StrideH*g.StrideW + x%g.StrideW
+				plane := c*s.planes + y%g.StrideH*s.wide + x%g.StrideW
 				at := (plane*s.h+y/g.StrideH)*s.w + x/g.StrideW
 				off[i] = uint32(at)
 				reach = max(reach, at)
@@ -158,9 +160,9 @@ func (s *shift) offsets(g *Window, off []uint32) int {
 // stage lays an image out with its padding and takes it apart by the stride. What is not covered by the image is left as it is.
 func (s *shift) stage(g *Window, img, dst []float32) {
 	for c := range g.C {
-		for ph := range g.StrideH {
-			for pw := range g.StrideW {
-				plane := dst[(c*s.planes+ph*g.StrideW+pw)*s.h*s.w:][:s.h*s.w]
+		for ph := range s.planes / s.wide {
+			for pw := range s.wide {
+				plane := dst[(c*s.planes+ph*s.wide+pw)*s.h*s.w:][:s.h*s.w]
 				lo, hi := cover(pw-g.PadLeft, g.StrideW, s.w, g.W)
 				top, bottom := cover(ph-g.PadTop, g.StrideH, s.h, g.H)
 				for y := top; y < bottom && lo < hi; y++ {

@@ -2,18 +2,27 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"idunno/models/internal/kernel"
 )
 
-// conv is a convolution with groups over one to three spatial dimensions: per image the patches become the columns of a matrix, which the
-// weights multiply. Constant weights are packed, one matrix a group.
+// conv is a convolution with groups over one to three spatial dimensions. Constant weights are packed, one matrix a group; otherwise, and
+// with three dimensions, the patches of an image become the columns of a matrix, which the weights multiply.
 type conv struct {
 	window
 	groups int
 	packed []*kernel.PackedA
-	bias   []float32 // the constant bias; nil when it comes with the inputs or is left out
+	planar []*kernel.PackedConv // instead of packed: one or two dimensions
+	bias   []float32            // the constant bias; nil when it comes with the inputs or is left out
 	relu   bool
+	halved bool // only with planar: a MaxPool of 2 x 2 follows
+}
+
+// PoolFuser is an Op that can take over the pooling that follows it. The engine calls it while compiling, before the Op is used.
+type PoolFuser interface {
+	// FusePool makes the Op do the work of next too and reports whether it could.
+	FusePool(next Op) bool
 }
 
 func buildConv(n *Node, a *attrs) (Op, error) {
@@ -42,6 +51,10 @@ func buildConv(n *Node, a *attrs) (Op, error) {
 	}
 	m, k := wt.Shape[0]/c.groups, volume(wt.Shape[1:])
 	for i := range c.groups {
+		if len(wt.Shape) < 5 && !c.pointwise(wt.Shape[2:]) && k > 0 {
+			c.planar = append(c.planar, kernel.PackConv(m, k, wt.F[i*m*k:]))
+			continue
+		}
 		c.packed = append(c.packed, kernel.PackA(false, m, k, wt.F[i*m*k:], k))
 	}
 	return c, nil
@@ -74,6 +87,12 @@ func (c *conv) Shape(in []*Tensor, out []Spec) error {
 	if err != nil {
 		return err
 	}
+	if c.halved {
+		g.out[1], g.out[2] = g.out[1]/2, g.out[2]/2
+		if g.out[1] == 0 || g.out[2] == 0 {
+			return fmt.Errorf("a window of 2 x 2 does not fit the result for an input of shape %v", x)
+		}
+	}
 	out[0].set(in[0].DType, x[0], w[0])
 	out[0].Shape = append(out[0].Shape, g.out[5-len(x):]...)
 	return nil
@@ -81,8 +100,17 @@ func (c *conv) Shape(in []*Tensor, out []Spec) error {
 
 // Cost counts the product and the space of the columns of one image and group.
 func (c *conv) Cost(in []*Tensor, out []Spec) (int64, int64) {
-	k := int64(volume(in[1].Shape[1:]))
-	return 2 * int64(volume(out[0].Shape)) * k, 2 * k * int64(volume(out[0].Shape[2:]))
+	k, results := int64(volume(in[1].Shape[1:])), int64(volume(out[0].Shape))
+	g, _ := c.place2(in)
+	area := int64(volume(g.out[:]))
+	flops := 2 * int64(volume(out[0].Shape[:2])) * area * k
+	if c.halved {
+		flops += 4 * results
+	}
+	if c.planar != nil {
+		return flops, c.planar[0].Space(g.planar(in[0].Shape[1] / c.groups))
+	}
+	return flops, 2 * k * area
 }
 
 func (c *conv) Run(s *Scratch, in, out []*Tensor) {
@@ -90,24 +118,30 @@ func (c *conv) Run(s *Scratch, in, out []*Tensor) {
 	g, _ := c.place2(in)
 	images, channels := x.Shape[0], x.Shape[1]/c.groups
 	m, k := w.Shape[0]/c.groups, volume(w.Shape[1:])
-	size, n := volume(g.in[:]), volume(g.out[:])
+	size, n := volume(g.in[:]), volume(y.Shape[2:])
 	bias := c.bias
 	if bias == nil && len(in) > 2 && in[2] != nil {
 		bias = in[2].F
 	}
 	direct := g.pointwise()
-	for i := range images {
-		for q := range c.groups {
-			img := x.F[(i*c.groups+q)*channels*size:][:channels*size]
+	for q := range c.groups {
+		e := kernel.Epilogue{PerRow: true, Relu: c.relu, Halve: c.halved}
+		if bias != nil {
+			e.Bias = bias[q*m:][:m]
+		}
+		if c.planar != nil && images > 0 {
+			from := kernel.Images{F: x.F[q*channels*size:], Stride: c.groups * channels * size}
+			to := kernel.Images{F: y.F[q*m*n:], Stride: c.groups * m * n}
+			s.Gemm.Conv(c.planar[q], g.planar(channels), images, from, to, e)
+			continue
+		}
+		for i := range images {
 			dst := y.F[(i*c.groups+q)*m*n:][:m*n]
-			col := img
+			col := x.F[(i*c.groups+q)*channels*size:][:channels*size]
 			if !direct {
+				img := col
 				col = s.floats(0, k*n)
 				g.columns(channels, img, col)
-			}
-			e := kernel.Epilogue{PerRow: true, Relu: c.relu}
-			if bias != nil {
-				e.Bias = bias[q*m:][:m]
 			}
 			if c.packed != nil {
 				s.Gemm.MulA(c.packed[q], n, col, n, dst, n, e)
@@ -140,6 +174,27 @@ func (c *conv) FuseRelu() { c.relu = true }
 // FuseBias never applies: Conv has its own bias.
 func (c *conv) FuseBias(*Tensor) bool { return false }
 
+// FusePool takes over the maximum of 2 x 2 places without overlap.
+func (c *conv) FusePool(next Op) bool {
+	p, ok := next.(*pool)
+	if !ok || !p.max || p.ceil || p.auto != "NOTSET" && p.auto != "VALID" || c.planar == nil || c.halved {
+		return false
+	}
+	if !slices.Equal(p.kernel, []int{2, 2}) || !slices.Equal(p.strides, []int{2, 2}) || slices.Max(append(p.dilations, 1)) > 1 {
+		return false
+	}
+	if p.auto == "NOTSET" && slices.Max(append(p.pads, 0)) > 0 {
+		return false
+	}
+	c.halved = true
+	return true
+}
+
+// pointwise says that the columns of every image are the image itself.
+func (w *window) pointwise(kernel []int) bool {
+	return max(slices.Max(kernel), slices.Max(append(w.strides, 1))) == 1 && slices.Max(append(w.pads, 0)) == 0
+}
+
 // pointwise says that the columns of an image are the image itself.
 func (g *geometry) pointwise() bool {
 	one := [3]int{1, 1, 1}
@@ -149,11 +204,7 @@ func (g *geometry) pointwise() bool {
 // columns is [kernel.Im2col] for up to three dimensions.
 func (g *geometry) columns(channels int, img, col []float32) {
 	if g.in[0] == 1 && g.kernel[0] == 1 && g.out[0] == 1 {
-		kernel.Im2col(kernel.Window{
-			C: channels, H: g.in[1], W: g.in[2], KH: g.kernel[1], KW: g.kernel[2],
-			StrideH: g.stride[1], StrideW: g.stride[2], DilationH: g.dilation[1], DilationW: g.dilation[2],
-			PadTop: g.before[1], PadLeft: g.before[2], PadBottom: g.after[1], PadRight: g.after[2],
-		}, img, col)
+		kernel.Im2col(g.planar(channels), img, col)
 		return
 	}
 	at, size := 0, volume(g.in[:])
@@ -172,5 +223,14 @@ func (g *geometry) columns(channels int, img, col []float32) {
 				at++
 			}
 		}
+	}
+}
+
+// planar is the geometry without its first dimension, which must be 1.
+func (g *geometry) planar(channels int) kernel.Window {
+	return kernel.Window{
+		C: channels, H: g.in[1], W: g.in[2], KH: g.kernel[1], KW: g.kernel[2],
+		StrideH: g.stride[1], StrideW: g.stride[2], DilationH: g.dilation[1], DilationW: g.dilation[2],
+		PadTop: g.before[1], PadLeft: g.before[2], PadBottom: g.after[1], PadRight: g.after[2],
 	}
 }

@@ -175,7 +175,7 @@ func (p *pool) Run(s *Scratch, in, out []*Tensor) {
 		case !p.max:
 			p.average(&g, x.F[c*size:][:size], out[0].F[c*res:][:res])
 		case indices == nil && g.isHalving():
-			halve(&g, x.F[c*size:][:size], out[0].F[c*res:][:res])
+			s.Gemm.Halve(out[0].F[c*res:][:res], x.F[c*size:][:size], g.in[2], g.out[1], g.out[2])
 		default:
 			var at []int64
 			if indices != nil {
@@ -282,19 +282,6 @@ func poolInts(g *geometry, src, dst []int64) {
 func (g *geometry) isHalving() bool {
 	return g.in[0] == 1 && g.kernel == [3]int{1, 2, 2} && g.stride == [3]int{1, 2, 2} && g.dilation == [3]int{1, 1, 1} &&
 		g.before == [3]int{} && 2*g.out[1] <= g.in[1] && 2*g.out[2] <= g.in[2]
-}
-
-func halve(g *geometry, src, dst []float32) {
-	w, ow := g.in[2], g.out[2]
-	for y := range g.out[1] {
-		a, b := src[2*y*w:][:2*ow], src[(2*y+1)*w:][:2*ow]
-		line := dst[y*ow:][:ow]
-		for x := range line {
-			p, q := (*[2]float32)(a), (*[2]float32)(b)
-			line[x] = max(p[0], p[1], q[0], q[1])
-			a, b = a[2:], b[2:]
-		}
-	}
 }
 
 // globalPool reduces each channel to one number.
