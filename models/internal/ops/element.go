@@ -10,26 +10,34 @@ import (
 // elementTable lists the operators that work element by element.
 func elementTable() map[string]spec {
 	t := map[string]spec{
-		"Clip":    {since: 1, in: 1, max: 3, outs: 1, build: buildClip},
-		"Where":   {since: 9, in: 3, max: 3, outs: 1, build: plain(&where{})},
-		"Cast":    {since: 6, in: 1, max: 1, outs: 1, build: buildCast},
-		"Sum":     variadic(add[float32], add[int64], false),
-		"Mean":    variadic(add[float32], nil, true),
-		"Max":     variadic(func(x, y float32) float32 { return max(x, y) }, func(x, y int64) int64 { return max(x, y) }, false),
-		"Min":     variadic(func(x, y float32) float32 { return min(x, y) }, func(x, y int64) int64 { return min(x, y) }, false),
-		"Not":     {since: 1, in: 1, max: 1, outs: 1, build: plain(&not{})},
-		"And":     logic(func(x, y int64) int64 { return x & y }),
-		"Or":      logic(func(x, y int64) int64 { return x | y }),
-		"Xor":     logic(func(x, y int64) int64 { return x ^ y }),
-		"PRelu":   {since: 1, in: 2, max: 2, outs: 1, build: buildPRelu},
-		"Add":     arithmetic(add[float32], add[int64]),
-		"Sub":     arithmetic(func(x, y float32) float32 { return x - y }, func(x, y int64) int64 { return x - y }),
-		"Mul":     arithmetic(func(x, y float32) float32 { return x * y }, func(x, y int64) int64 { return x * y }),
-		"Div":     arithmetic(func(x, y float32) float32 { return x / y }, divide),
-		"Pow":     {since: 1, in: 2, max: 2, outs: 1, build: buildPow},
-		"Equal":   comparison(func(x, y float32) bool { return x == y }, func(x, y int64) bool { return x == y }),
-		"Less":    comparison(func(x, y float32) bool { return x < y }, func(x, y int64) bool { return x < y }),
-		"Greater": comparison(func(x, y float32) bool { return x > y }, func(x, y int64) bool { return x > y }),
+		"Clip":       {since: 1, in: 1, max: 3, outs: 1, build: buildClip},
+		"Where":      {since: 9, in: 3, max: 3, outs: 1, build: plain(&where{})},
+		"Cast":       {since: 6, in: 1, max: 1, outs: 1, build: buildCast},
+		"CastLike":   {since: 15, in: 2, max: 2, outs: 1, build: buildCastLike},
+		"IsNaN":      {since: 9, in: 1, max: 1, outs: 1, build: plain(&test{func(x float32) bool { return x != x }})},
+		"IsInf":      {since: 10, in: 1, max: 1, outs: 1, build: buildIsInf},
+		"Mod":        {since: 10, in: 2, max: 2, outs: 1, build: buildMod},
+		"BitShift":   {since: 11, in: 2, max: 2, outs: 1, build: buildBitShift},
+		"BitwiseAnd": arithmetic(nil, func(x, y int64) int64 { return x & y }),
+		"BitwiseOr":  arithmetic(nil, func(x, y int64) int64 { return x | y }),
+		"BitwiseXor": arithmetic(nil, func(x, y int64) int64 { return x ^ y }),
+		"Sum":        variadic(add[float32], add[int64], false),
+		"Mean":       variadic(add[float32], nil, true),
+		"Max":        variadic(func(x, y float32) float32 { return max(x, y) }, func(x, y int64) int64 { return max(x, y) }, false),
+		"Min":        variadic(func(x, y float32) float32 { return min(x, y) }, func(x, y int64) int64 { return min(x, y) }, false),
+		"Not":        {since: 1, in: 1, max: 1, outs: 1, build: plain(&not{})},
+		"And":        logic(func(x, y int64) int64 { return x & y }),
+		"Or":         logic(func(x, y int64) int64 { return x | y }),
+		"Xor":        logic(func(x, y int64) int64 { return x ^ y }),
+		"PRelu":      {since: 1, in: 2, max: 2, outs: 1, build: buildPRelu},
+		"Add":        arithmetic(add[float32], add[int64]),
+		"Sub":        arithmetic(func(x, y float32) float32 { return x - y }, func(x, y int64) int64 { return x - y }),
+		"Mul":        arithmetic(func(x, y float32) float32 { return x * y }, func(x, y int64) int64 { return x * y }),
+		"Div":        arithmetic(func(x, y float32) float32 { return x / y }, divide),
+		"Pow":        {since: 1, in: 2, max: 2, outs: 1, build: buildPow},
+		"Equal":      comparison(func(x, y float32) bool { return x == y }, func(x, y int64) bool { return x == y }),
+		"Less":       comparison(func(x, y float32) bool { return x < y }, func(x, y int64) bool { return x < y }),
+		"Greater":    comparison(func(x, y float32) bool { return x > y }, func(x, y int64) bool { return x > y }),
 
 		"LessOrEqual":    comparison(func(x, y float32) bool { return x <= y }, func(x, y int64) bool { return x <= y }),
 		"GreaterOrEqual": comparison(func(x, y float32) bool { return x >= y }, func(x, y int64) bool { return x >= y }),
@@ -124,6 +132,38 @@ func comparison(f func(x, y float32) bool, i func(x, y int64) bool) spec {
 		int:     func(x, y int64) int64 { return truth(i(x, y)) },
 		compare: true,
 	})}
+}
+
+// buildMod: the remainder of integers has the sign of the divisor, with fmod and for floating-point numbers that of the dividend.
+func buildMod(_ *Node, a *attrs) (Op, error) {
+	fmod := a.int("fmod", 0) != 0
+	return &binary{
+		axis:  -1,
+		float: func(x, y float32) float32 { return float32(math.Mod(float64(x), float64(y))) },
+		int: func(x, y int64) int64 {
+			if y == 0 {
+				return 0
+			}
+			r := x % y
+			if !fmod && r != 0 && (r < 0) != (y < 0) {
+				r += y
+			}
+			return r
+		},
+	}, nil
+}
+
+func buildBitShift(_ *Node, a *attrs) (Op, error) {
+	b := &binary{axis: -1}
+	switch d := a.string("direction", ""); d {
+	case "LEFT":
+		b.int = func(x, y int64) int64 { return int64(uint64(x) << uint64(y)) }
+	case "RIGHT":
+		b.int = func(x, y int64) int64 { return int64(uint64(x) >> uint64(y)) }
+	default:
+		return nil, fmt.Errorf("direction is %q", d)
+	}
+	return b, nil
 }
 
 // second is the shape of the second operand; opset 6 aligns it at an axis.

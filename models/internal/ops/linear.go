@@ -11,6 +11,7 @@ func linearTable() map[string]spec {
 	return map[string]spec{
 		"Gemm":   {since: 1, in: 2, max: 3, outs: 1, build: buildGemm},
 		"MatMul": {since: 1, in: 2, max: 2, outs: 1, build: buildMatMul},
+		"Einsum": {since: 12, in: 1, max: 64, outs: 1, build: buildEinsum},
 	}
 }
 

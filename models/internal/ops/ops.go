@@ -181,7 +181,8 @@ func domain(d string) string {
 func NewTable() Table {
 	all := Table{}
 	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable(),
-		lossTable(), indexTable(), normTable(), arrangeTable(), resizeTable(), transposedTable()} {
+		lossTable(), indexTable(), normTable(), arrangeTable(), resizeTable(), transposedTable(),
+		rnnTable(), quantTable()} {
 		maps.Copy(all, part)
 	}
 	return all

@@ -34,7 +34,7 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 		"Sigmoid":    in64(sigmoid),
 		"Sign":       in64(sign),
 		"Sin":        in64(math.Sin),
-		"Softplus":   in64(func(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }),
+		"Softplus":   in64(softplus),
 		"Softsign":   in64(func(x float64) float64 { return x / (1 + math.Abs(x)) }),
 		"Sqrt":       in64(math.Sqrt),
 		"Tanh":       in64(math.Tanh),
@@ -61,6 +61,50 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 				return x
 			}
 		},
+		"Celu": func(a *attrs) func(float32) float32 {
+			alpha := float64(a.float("alpha", 1))
+			return func(x float32) float32 {
+				if x < 0 {
+					return float32(alpha * math.Expm1(float64(x)/alpha))
+				}
+				return x
+			}
+		},
+		"Gelu": func(a *attrs) func(float32) float32 {
+			switch v := a.string("approximate", "none"); v {
+			case "none":
+				return func(x float32) float32 { return float32(float64(x) * (1 + math.Erf(float64(x)/math.Sqrt2)) / 2) }
+			case "tanh":
+			default:
+				a.fail("approximate is %q", v)
+			}
+			return func(v float32) float32 {
+				x := float64(v)
+				return float32(x * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x))) / 2)
+			}
+		},
+		"Mish": in64(func(x float64) float64 { return x * math.Tanh(softplus(x)) }),
+		"Shrink": func(a *attrs) func(float32) float32 {
+			bias, lambda := a.float("bias", 0), a.float("lambd", 0.5)
+			return func(x float32) float32 {
+				switch {
+				case x < -lambda:
+					return x + bias
+				case x > lambda:
+					return x - bias
+				}
+				return 0
+			}
+		},
+		"ThresholdedRelu": func(a *attrs) func(float32) float32 {
+			alpha := a.float("alpha", 1)
+			return func(x float32) float32 {
+				if x > alpha {
+					return x
+				}
+				return 0
+			}
+		},
 		"Selu": func(a *attrs) func(float32) float32 {
 			alpha, gamma := a.float("alpha", 1.67326319217681884765625), a.float("gamma", 1.05070102214813232421875)
 			return func(x float32) float32 {
@@ -74,6 +118,8 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 }
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
 
 func sign(x float64) float64 {
 	switch {
