@@ -35,3 +35,16 @@ func shift6x16(k int, a *float32, off *uint32, b *float32, c *float32, ldc int, 
 //
 //go:noescape
 func halve2x2(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
+
+// winogradIn transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from
+// at[j]+i*plane on, width apart from row to row. c must be at least 1.
+//
+//go:noescape
+func winogradIn(c int, x *float32, plane int, width int, at *int32, v *float32)
+
+// winogradOut computes for 16 tiles the 2 x 2 elements of A'MA, where element e of tile j is m[e*96+j], adds bias[0] and, if relu
+// is not 0, replaces negative values by 0. If half is not 0, dst[j] is the greatest of the four (NaN when one of them is); else
+// dst[2*j] and dst[2*j+1] are the upper two and dst[32+2*j] and dst[32+2*j+1] the lower.
+//
+//go:noescape
+func winogradOut(m *float32, bias *float32, relu int, half int, dst *float32)

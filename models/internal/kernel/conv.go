@@ -3,29 +3,47 @@ package kernel
 // PackedConv is the weights of a two-dimensional convolution in the form the kernels read. There are two ways to compute it. A level that
 // is a shifter multiplies straight from the image: for stride 1, one element of the weights meets the outputs of an image in places that
 // lie one after the other, if the results between the end of a row and the begin of the next are computed too and thrown away (the
-// convolution of the image as one long line). All others build the matrix of [Im2col].
+// convolution of the image as one long line); 3 x 3 windows on many channels go by winograd.go. All others build the matrix of [Im2col].
 type PackedConv struct {
-	out, k int
-	lv     level
-	panels []float32 // for a shifter: panels of mr rows over the whole of k
-	matrix *PackedA  // for other levels
+	out, k   int
+	g        Window
+	lv       level
+	winograd bool
+	panels   []float32 // for a shifter: panels of mr rows over the whole of k, or what winogradWeights makes
+	matrix   *PackedA  // for other levels
 }
 
-// PackConv packs weights, out x k, where k is C*KH*KW, for the best level of this processor.
-func PackConv(out, k int, weights []float32) *PackedConv { return packConv(best(), out, k, weights) }
+// PackConv packs weights, out x C*KH*KW, of convolutions with windows like g, which may differ in their heights, widths and pads, for the
+// best level of this processor.
+func PackConv(g Window, out int, weights []float32) *PackedConv {
+	return packConv(best(), g, out, weights)
+}
 
-func packConv(lv level, out, k int, weights []float32) *PackedConv {
+func packConv(lv level, g Window, out int, weights []float32) *PackedConv {
+	g.defaults()
+	k := g.C * g.KH * g.KW
 	checkMatrix("weights", out, k, weights, k)
-	p := &PackedConv{out: out, k: k, lv: lv}
+	p := &PackedConv{out: out, k: k, g: g, lv: lv, winograd: suitsWinograd(lv, &g, out)}
+	mr, _ := lv.tile()
+	if p.winograd {
+		p.panels = winogradWeights(out, g.C, mr, weights)
+		return p
+	}
 	if _, ok := lv.(shifter); !ok {
 		p.matrix = packA(lv, false, out, k, weights, k)
 		return p
 	}
-	mr, _ := lv.tile()
 	raw := operand{raw: weights, ld: k, alongK: true}
 	p.panels = make([]float32, (out+mr-1)/mr*mr*k)
 	raw.fill(p.panels, 0, out, 0, k, mr)
 	return p
+}
+
+// fits says whether g differs from the windows the weights were packed for only in what may differ.
+func (p *PackedConv) fits(g Window) bool {
+	q := p.g
+	q.H, q.W, q.PadTop, q.PadLeft, q.PadBottom, q.PadRight = g.H, g.W, g.PadTop, g.PadLeft, g.PadBottom, g.PadRight
+	return q == g
 }
 
 // Space is how many floats of a [Workspace] a convolution over g takes at most.
@@ -35,8 +53,13 @@ func (p *PackedConv) Space(g Window) int64 {
 	if p.matrix != nil {
 		return (int64(p.k)+int64(p.out))*area + int64(p.matrix.pad())
 	}
+	mr, _ := p.lv.tile()
+	if p.winograd {
+		t := newWinogradPlan(&g, false, 1, 0)
+		return max(int64(g.C)*int64(t.plane), shiftImage) + 2*winogradElements*int64(g.C+mr)*winogradTiles + int64(p.out+mr)
+	}
 	s := newShift(&g)
-	return int64(s.planes)*int64(g.C)*int64(s.h)*int64(s.w) + 6*int64(shiftColumns+s.w*2) + 2*int64(p.k)
+	return int64(s.planes)*int64(g.C)*int64(s.h)*int64(s.w) + int64(mr)*int64(shiftColumns+s.w*2) + 2*int64(p.k) + int64(p.out)
 }
 
 // Images is a number of images one after the other: image i begins at F[i*Stride].
@@ -54,7 +77,7 @@ func (w *Workspace) Conv(p *PackedConv, g Window, n int, x, y Images, e Epilogue
 	if e.Halve {
 		area = oh / 2 * (ow / 2)
 	}
-	if p.k != g.C*g.KH*g.KW {
+	if !p.fits(g) {
 		panic("kernel: the window does not fit the weights")
 	}
 	checkMatrix("x", n, g.C*g.H*g.W, x.F, x.Stride)
@@ -65,6 +88,10 @@ func (w *Workspace) Conv(p *PackedConv, g Window, n int, x, y Images, e Epilogue
 		return
 	}
 	w.level = p.lv
+	if p.winograd {
+		w.winograd(p, &g, n, x, y, &e)
+		return
+	}
 	if p.matrix == nil {
 		w.shift(p, &g, n, x, y, &e)
 		return
@@ -244,6 +271,7 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 	oh, ow := t.g.OutH(), t.g.OutW()
 	area := oh * ow
 	if t.e.Halve {
+		oh, ow = oh&^1, ow&^1 // an odd last row or column is not needed
 		area = oh / 2 * (ow / 2)
 	}
 	var bias []float32

@@ -16,7 +16,13 @@ func convWindows(r *rand.Rand) []Window {
 		Window{C: 1, H: 5, W: 600, KH: 2, KW: 3, StrideW: 2},
 		Window{C: 300, H: 9, W: 40, KH: 1, KW: 1},
 		Window{C: 1, H: 1, W: 1, KH: 1, KW: 1},
+		Window{C: 16, H: 28, W: 28, KH: 3, KW: 3, PadTop: 1, PadLeft: 1, PadBottom: 1, PadRight: 1},
+		Window{C: 32, H: 13, W: 13, KH: 3, KW: 3},
 		Window{C: 3, H: 33, W: 31, KH: 7, KW: 7, StrideH: 2, StrideW: 2, PadTop: 3, PadLeft: 3, PadBottom: 3, PadRight: 3})
+	for range 100 {
+		list = append(list, Window{C: 16 + r.IntN(20), H: 1 + r.IntN(12), W: 1 + r.IntN(12), KH: 3, KW: 3,
+			PadTop: r.IntN(3), PadLeft: r.IntN(3), PadBottom: r.IntN(3), PadRight: r.IntN(3)})
+	}
 	return list
 }
 
@@ -58,7 +64,7 @@ func TestConvMatchesReference(t *testing.T) {
 		r := rand.New(rand.NewPCG(21, 22))
 		w := Workspace{level: lv}
 		for trial, g := range convWindows(r) {
-			out, n, gap := 1+r.IntN(14), 1+r.IntN(2), r.IntN(3)
+			out, n, gap := 1+r.IntN(30), 1+r.IntN(3), r.IntN(3)
 			k, size := g.C*g.KH*g.KW, g.C*g.H*g.W
 			weights, checkWeights := guarded(r, out*k)
 			bias, checkBias := guarded(r, out)
@@ -73,7 +79,7 @@ func TestConvMatchesReference(t *testing.T) {
 			x, checkX := guarded(r, n*size+(n-1)*gap)
 			y, checkY := guarded(r, n*out*area+(n-1)*gap)
 			before := slices.Clone(y)
-			p := packConv(lv, out, k, weights)
+			p := packConv(lv, g, out, weights)
 			w.Conv(p, g, n, Images{x, size + gap}, Images{y, out*area + gap}, e)
 			for i := range n {
 				from := i * (out*area + gap)
@@ -102,7 +108,7 @@ func TestImagesDoNotDependOnTheirNumber(t *testing.T) {
 		size, res := g.C*g.H*g.W, out*g.OutH()*g.OutW()
 		x, _ := guarded(r, n*size)
 		weights, _ := guarded(r, out*45)
-		p := packConv(lv, out, 45, weights)
+		p := packConv(lv, g, out, weights)
 		w := Workspace{level: lv}
 		whole, one := make([]float32, n*res), make([]float32, res)
 		w.Conv(p, g, n, Images{x, size}, Images{whole, res}, Epilogue{})
@@ -152,7 +158,7 @@ func TestConvAllocatesNothing(t *testing.T) {
 		x, _ := guarded(r, 243)
 		weights, _ := guarded(r, 4*27)
 		y := make([]float32, 4*8*7)
-		p, w := packConv(lv, 4, 27, weights), Workspace{level: lv}
+		p, w := packConv(lv, g, 4, weights), Workspace{level: lv}
 		run := func() {
 			w.Conv(p, g, 1, Images{x, len(x)}, Images{y, len(y)}, Epilogue{Bias: weights})
 			w.Halve(y, x, 18, 6, 9)
@@ -176,7 +182,7 @@ func BenchmarkConv(b *testing.B) {
 				x, _ := guarded(r, g.C*g.H*g.W)
 				weights, _ := guarded(r, out*k)
 				y := make([]float32, out*n)
-				p, w := packConv(lv, out, k, weights), Workspace{level: lv}
+				p, w := packConv(lv, g, out, weights), Workspace{level: lv}
 				for b.Loop() {
 					w.Conv(p, g, 1, Images{x, len(x)}, Images{y, out * (g.OutH() / 2) * (g.OutW() / 2)}, Epilogue{Relu: true, Halve: true})
 				}

@@ -28,6 +28,7 @@ type Workspace struct {
 
 	image, out, bias []float32 // of a convolution
 	off              []uint32
+	plan             winogradPlan
 }
 
 func (w *Workspace) use() level {

@@ -2,7 +2,11 @@
 
 package kernel
 
-import "golang.org/x/sys/cpu"
+import (
+	"slices"
+
+	"golang.org/x/sys/cpu"
+)
 
 // simd lists the levels in assembly that this processor can run, the best last.
 // GODEBUG=cpu.avx2=off and the like are honoured.
@@ -160,6 +164,30 @@ func (avx2) halve(dst, src []float32, ld, rows, cols int) int {
 		halve2x2(1, 1, &src[2*at], ld, &dst[at], 8)
 	}
 	return rows
+}
+
+func (avx2) winogradIn(c int, x []float32, plane, width int, at *[winogradTiles]int32, v []float32) {
+	_, _ = x[int(slices.Max(at[:]))+(c-1)*plane+3*width+3], v[winogradElements*c*winogradTiles-1]
+	winogradIn(c, &x[0], plane, width, &at[0], &v[0])
+}
+
+func (avx2) winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []float32) {
+	const size = avx2Rows * winogradTiles
+	_, _, _ = u[winogradElements*c*avx2Rows-1], v[winogradElements*c*winogradTiles-1], m[winogradElements*size-1]
+	for e := range winogradElements {
+		tile6x16(c, &u[e*c*avx2Rows], &v[e*c*winogradTiles], &m[e*size], winogradTiles, &bias[0], 0)
+	}
+	positive, halved := 0, 0
+	if relu {
+		positive = 1
+	}
+	if half {
+		halved = 1
+	}
+	for r := range avx2Rows {
+		res := dst[r*4*winogradTiles:][:4*winogradTiles]
+		winogradOut(&m[r*winogradTiles], &bias[r], positive, halved, &res[0])
+	}
 }
 
 // panel is where the panel of r vectors that holds vector x begins. A panel

@@ -52,7 +52,7 @@ func buildConv(n *Node, a *attrs) (Op, error) {
 	m, k := wt.Shape[0]/c.groups, volume(wt.Shape[1:])
 	for i := range c.groups {
 		if len(wt.Shape) < 5 && !c.pointwise(wt.Shape[2:]) && k > 0 {
-			c.planar = append(c.planar, kernel.PackConv(m, k, wt.F[i*m*k:]))
+			c.planar = append(c.planar, kernel.PackConv(c.like(wt.Shape[1:]), m, wt.F[i*m*k:]))
 			continue
 		}
 		c.packed = append(c.packed, kernel.PackA(false, m, k, wt.F[i*m*k:], k))
@@ -188,6 +188,20 @@ func (c *conv) FusePool(next Op) bool {
 	}
 	c.halved = true
 	return true
+}
+
+// like is a window with the kernel of weights of shape [channels, ...], one or two dimensions, for any image.
+func (w *window) like(shape []int) kernel.Window {
+	last := func(list []int, i int) int {
+		if len(list) < i {
+			return 1
+		}
+		return list[len(list)-i]
+	}
+	return kernel.Window{
+		C: shape[0], KH: last(shape[1:], 2), KW: last(shape[1:], 1), StrideH: last(w.strides, 2), StrideW: last(w.strides, 1),
+		DilationH: last(w.dilations, 2), DilationW: last(w.dilations, 1),
+	}
 }
 
 // pointwise says that the columns of every image are the image itself.

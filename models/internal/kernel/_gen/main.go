@@ -31,6 +31,8 @@ func main() {
 	rowTile()
 	shiftTile()
 	halve()
+	winogradIn()
+	winogradOut()
 	Generate()
 }
 
