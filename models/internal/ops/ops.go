@@ -182,7 +182,7 @@ func NewTable() Table {
 	all := Table{}
 	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable(),
 		lossTable(), indexTable(), normTable(), arrangeTable(), resizeTable(), transposedTable(),
-		rnnTable(), quantTable()} {
+		rnnTable(), quantTable(), visionTable(), quantConvTable(), signalTable()} {
 		maps.Copy(all, part)
 	}
 	return all
