@@ -6,8 +6,9 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// winogradIn transforms 4 x 4 places of the image to 16 elements, for two
-// registers of tiles. The tiles may be anywhere: their elements are gathered.
+// winogradIn transforms 4 x 4 places of the image to 16 elements, for two times
+// eight tiles, which may be anywhere. A register holds one row of two of them; so
+// rows are combined before, columns after four registers are transposed.
 func winogradIn() {
 	TEXT("winogradIn", NOSPLIT, "func(c int, x *float32, plane, width int, at *int32, v *float32)")
 	Doc("winogradIn transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from",
@@ -19,72 +20,87 @@ func winogradIn() {
 	width := Load(Param("width"), GP64())
 	at := Load(Param("at"), GP64())
 	v := Load(Param("v"), GP64())
-	SHLQ(Imm(2), plane) // in bytes
-	SHLQ(Imm(2), width)
+	SHLQ(Imm(2), plane)          // in bytes
 	one, three := GP64(), GP64() // bytes from one element e to the next, and three times as much
 	MOVQ(c, one)
 	SHLQ(Imm(6), one)
 	LEAQ(Mem{Base: one, Index: one, Scale: 2}, three)
-	var index [2]reg.VecVirtual
-	for h := range index {
-		index[h] = YMM()
-		VMOVDQU(Mem{Base: at, Disp: 4 * lanes * h}, index[h])
-	}
-	var row [4]reg.Register
-	for r := range row {
-		row[r] = GP64()
-	}
-	Label("channel")
-	MOVQ(v, row[0])
+	line := [4]reg.Register{x, GP64(), GP64(), GP64()} // the rows of the image
 	for r := 1; r < 4; r++ {
-		LEAQ(Mem{Base: row[r-1], Index: one, Scale: 4}, row[r])
+		LEAQ(Mem{Base: line[r-1], Index: width, Scale: 4}, line[r])
 	}
-	element := func(r, s, h int) Mem {
-		m := Mem{Base: row[r], Disp: 4 * lanes * h}
+	p := GP64()
+	Label("channel")
+	for h := range 2 {
+		MOVQ(v, p)
+		first, _ := combine(line, at, h, 0, 2, false)
+		columns(first, p, one, three, h)
+		second, third := combine(line, at, h, 1, 2, true)
+		columns(second, p, one, three, h)
+		columns(third, p, one, three, h)
+		last, _ := combine(line, at, h, 1, 3, false)
+		columns(last, p, one, three, h)
+	}
+	for r := range line {
+		ADDQ(plane, line[r])
+	}
+	ADDQ(Imm(4*cols), v)
+	DECQ(c)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
+}
+
+// combine loads rows r and s of eight tiles, tiles i and i+4 into register i, and
+// returns r-s, or if both is set r+s and s-r.
+func combine(line [4]reg.Register, at reg.Register, h, r, s int, both bool) (t, u [4]reg.VecVirtual) {
+	for i := range t {
+		low, high := GP64(), GP64()
+		MOVLQSX(Mem{Base: at, Disp: 4 * (lanes*h + i)}, low)
+		MOVLQSX(Mem{Base: at, Disp: 4 * (lanes*h + i + 4)}, high)
+		load := func(r int) reg.VecVirtual {
+			y := YMM()
+			VBROADCASTF128(Mem{Base: line[r], Index: low, Scale: 4}, y)
+			VINSERTF128(Imm(1), Mem{Base: line[r], Index: high, Scale: 4}, y, y)
+			return y
+		}
+		d, e := load(r), load(s)
+		t[i] = YMM()
+		if !both {
+			VSUBPS(e, d, t[i])
+			continue
+		}
+		u[i] = YMM()
+		VADDPS(e, d, t[i])
+		VSUBPS(d, e, u[i])
+	}
+	return t, u
+}
+
+// columns transposes a row of eight tiles, combines its columns and stores them at
+// p, which it moves on to the next row of elements.
+func columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
+	a, b, c, d := YMM(), YMM(), YMM(), YMM()
+	VUNPCKLPS(t[1], t[0], a)
+	VUNPCKHPS(t[1], t[0], b)
+	VUNPCKLPS(t[3], t[2], c)
+	VUNPCKHPS(t[3], t[2], d)
+	e := [4]reg.VecVirtual{YMM(), YMM(), YMM(), YMM()}
+	VUNPCKLPD(c, a, e[0])
+	VUNPCKHPD(c, a, e[1])
+	VUNPCKLPD(d, b, e[2])
+	VUNPCKHPD(d, b, e[3])
+	for s, y := range differences(e) {
+		m := Mem{Base: p, Disp: 4 * lanes * h}
 		switch s {
 		case 1, 2:
 			m.Index, m.Scale = one, uint8(s)
 		case 3:
 			m.Index, m.Scale = three, 1
 		}
-		return m
+		VMOVUPS(y, m)
 	}
-	for h := range index {
-		for s := range 4 {
-			var d [4]reg.VecVirtual
-			p := GP64()
-			MOVQ(x, p)
-			for r := range d {
-				d[r] = YMM()
-				mask := YMM()
-				VPCMPEQD(mask, mask, mask)
-				VXORPS(d[r], d[r], d[r])
-				VGATHERDPS(mask, Mem{Base: p, Index: index[h], Scale: 4, Disp: 4 * s}, d[r])
-				if r < 3 {
-					ADDQ(width, p)
-				}
-			}
-			for r, t := range differences(d) {
-				VMOVUPS(t, element(r, s, h))
-			}
-		}
-		for r := range row {
-			var d [4]reg.VecVirtual
-			for s := range d {
-				d[s] = YMM()
-				VMOVUPS(element(r, s, h), d[s])
-			}
-			for s, t := range differences(d) {
-				VMOVUPS(t, element(r, s, h))
-			}
-		}
-	}
-	ADDQ(plane, x)
-	ADDQ(Imm(4*cols), v)
-	DECQ(c)
-	JNZ(LabelRef("channel"))
-	VZEROUPPER()
-	RET()
+	LEAQ(Mem{Base: p, Index: one, Scale: 4}, p)
 }
 
 // differences is d0-d2, d1+d2, d2-d1, d1-d3.
