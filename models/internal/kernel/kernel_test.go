@@ -320,3 +320,18 @@ func BenchmarkConvolution(b *testing.B) {
 		})
 	}
 }
+
+// The limit: one tile, operands in the first-level cache.
+func BenchmarkTile(b *testing.B) {
+	for _, lv := range levels() {
+		b.Run(lv.name(), func(b *testing.B) {
+			mr, nr := lv.tile()
+			left, right, c := make([]float32, mr*blockK), make([]float32, nr*blockK), make([]float32, mr*nr)
+			st := &store{c: c, ldc: nr, alpha: 1, first: true}
+			for b.Loop() {
+				lv.block(mr, nr, blockK, left, right, st)
+			}
+			b.ReportMetric(2*float64(mr*nr*blockK)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+	}
+}
