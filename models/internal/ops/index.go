@@ -20,11 +20,11 @@ func indexTable() map[string]spec {
 
 // position resolves a possibly negative index of an axis. It panics for one outside; the session turns that into an error.
 func position(i int64, n int) int {
+	if i < int64(-n) || i >= int64(n) {
+		panic(fmt.Sprintf("index %d outside an axis of %d", i, n))
+	}
 	if i < 0 {
 		i += int64(n)
-	}
-	if i < 0 || i >= int64(n) {
-		panic(fmt.Sprintf("index %d outside an axis of %d", i, n))
 	}
 	return int(i)
 }

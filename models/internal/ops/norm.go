@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // normTable lists the operators that normalize by statistics of their input.
@@ -52,8 +53,7 @@ func (l *layerNorm) Shape(in []*Tensor, out []Spec) error {
 		if t == nil {
 			continue
 		}
-		s, err := broadcast(nil, shape[axis:], t.Shape)
-		if err != nil || len(s) != len(shape)-axis || t.Len() != volume(shape[axis:]) {
+		if !slices.Equal(significant(t.Shape), significant(shape[axis:])) {
 			return fmt.Errorf("%w: input %d has shape %v, normalized are %v", ErrUnsupported, i+1, t.Shape, shape[axis:])
 		}
 	}
@@ -65,6 +65,14 @@ func (l *layerNorm) Shape(in []*Tensor, out []Spec) error {
 		}
 	}
 	return needFloat(in, 0, 1, 2)
+}
+
+// significant leaves out the ones in front.
+func significant(shape []int) []int {
+	for len(shape) > 0 && shape[0] == 1 {
+		shape = shape[1:]
+	}
+	return shape
 }
 
 func (l *layerNorm) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 6 * int64(in[0].Len()), 0 }

@@ -145,7 +145,15 @@ func (r *resize) Shape(in []*Tensor, out []Spec) error {
 }
 
 // taps is the largest number of inputs along one axis that an output depends on.
-func (r *resize) taps() int { return map[string]int{"nearest": 1, "linear": 2, "cubic": 4}[r.mode] }
+func (r *resize) taps() int {
+	switch r.mode {
+	case "nearest":
+		return 1
+	case "linear":
+		return 2
+	}
+	return 4
+}
 
 func (r *resize) Cost(in []*Tensor, out []Spec) (flops, scratch int64) {
 	per := int64(2)

@@ -116,21 +116,36 @@ func (r *recurrent) Shape(in []*Tensor, out []Spec) error {
 	if r.hidden != 0 && h != r.hidden || h > maxWindow {
 		return fmt.Errorf("hidden_size is %d, the recurrent weights have the shape %v", r.hidden, in[2].Shape)
 	}
-	state := []int{r.dirs, n, h}
+	state := [3]int{r.dirs, n, h}
 	if r.batchFirst {
-		state = []int{n, r.dirs, h}
+		state = [3]int{n, r.dirs, h}
 	}
-	want := [][]int{1: {r.dirs, r.gates * h, width}, {r.dirs, r.gates * h, h}, {r.dirs, 2 * r.gates * h}, {n}, state, state, {r.dirs, 3 * h}}
 	for i, x := range in {
-		if i > 0 && x != nil && !slices.Equal(x.Shape, want[i]) {
-			return fmt.Errorf("input %d has shape %v, expected %v", i, x.Shape, want[i])
+		want := state
+		rank := 3
+		switch i {
+		case 0:
+			continue
+		case 1:
+			want = [3]int{r.dirs, r.gates * h, width}
+		case 2:
+			want = [3]int{r.dirs, r.gates * h, h}
+		case 3:
+			want, rank = [3]int{r.dirs, 2 * r.gates * h}, 2
+		case 4:
+			want, rank = [3]int{n}, 1
+		case 7:
+			want, rank = [3]int{r.dirs, 3 * h}, 2
+		}
+		if x != nil && !slices.Equal(x.Shape, want[:rank]) {
+			return fmt.Errorf("input %d has shape %v, expected %v", i, x.Shape, slices.Clone(want[:rank]))
 		}
 	}
 	if len(in) > 4 && in[4] != nil && !in[4].DType.IsInt() {
 		return fmt.Errorf("lengths are %s", in[4].DType)
 	}
 	for i := range out {
-		out[i].set(in[0].DType, state...)
+		out[i].set(in[0].DType, state[:]...)
 	}
 	if r.batchFirst {
 		out[0].set(in[0].DType, n, t, r.dirs, h)
@@ -148,7 +163,7 @@ func (r *recurrent) Cost(in []*Tensor, _ []Spec) (flops, scratch int64) {
 	return flops, satMul(rows, wide) + satMul(int64(n), 2*wide+3*h)
 }
 
-// run is one direction of one call.
+// pass is one direction of one call.
 type pass struct {
 	*recurrent
 	f          []func(float64) float64
@@ -207,10 +222,11 @@ func (r *recurrent) Run(s *Scratch, in, out []*Tensor) {
 				copy(out[0].F[to:to+h], p.state[b*h:])
 			}
 		}
-		for i, values := range [][]float32{1: p.state, 2: p.mem} {
-			if i > 0 && i < len(out) {
-				r.store(out[i].F, values, d, n, h)
-			}
+		if len(out) > 1 {
+			r.store(out[1].F, p.state, d, n, h)
+		}
+		if len(out) > 2 {
+			r.store(out[2].F, p.mem, d, n, h)
 		}
 	}
 }
