@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -138,21 +139,23 @@ func TestLargeBatchesAreCut(t *testing.T) {
 
 func BenchmarkPredict(b *testing.B) {
 	for name, m := range map[string]tm{"mlp": mlp(), "cnn": cnn()} {
-		b.Run(name, func(b *testing.B) {
-			model, err := Load(m.Bytes(), Options{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			s, batch := model.NewSession(), digits(100)
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Predict(context.Background(), batch); err != nil {
+		for _, n := range []int{1, 8, 100} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				model, err := Load(m.Bytes(), Options{})
+				if err != nil {
 					b.Fatal(err)
 				}
-			}
-			perSecond := float64(b.N) / b.Elapsed().Seconds()
-			b.ReportMetric(100*perSecond, "img/s")
-			b.ReportMetric(100*perSecond*float64(model.Info().FLOPsPerImage)/1e9, "GFLOP/s")
-		})
+				s, batch := model.NewSession(), digits(n)
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := s.Predict(context.Background(), batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+				perSecond := float64(n) * float64(b.N) / b.Elapsed().Seconds()
+				b.ReportMetric(perSecond, "img/s")
+				b.ReportMetric(perSecond*float64(model.Info().FLOPsPerImage)/1e9, "GFLOP/s")
+			})
+		}
 	}
 }

@@ -25,6 +25,11 @@ func tile6x16(k int, a *float32, b *float32, c *float32, ldc int, bias *float32,
 //go:noescape
 func rows6x16(k int, a *float32, lda int, b *float32, c *float32, ldc int, bias *float32, end int)
 
+// rows2x32 is rows6x16 for 2 rows of A and of C and two panels of B, the second ldb elements after the first. bias[i] is not for it.
+//
+//go:noescape
+func rows2x32(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, bias *float32, end int)
+
 // shift6x16 is tile6x16 with rows of B that are not packed: element j of step p is b[off[p]+j].
 //
 //go:noescape

@@ -73,6 +73,12 @@ func (l avx2Left) times(mc, nc, kc int, b []float32, st *store) {
 		end |= endRelu
 	}
 	direct := st.alpha == 1 && (!st.first || st.beta == 0)
+	if odd := mc % avx2Rows; direct && l.lda > 0 && odd > 0 && odd <= 4 && nc >= 2*avx2Cols && !st.end.PerRow {
+		l.pairs(mc-odd, odd, nc, kc, b, st, end)
+		if mc -= odd; nc%(2*avx2Cols) > 0 {
+			l.rest(mc, odd, nc, kc, b, st)
+		}
+	}
 	for j := 0; j < nc; j += avx2Cols {
 		bp := panel(b, j, avx2Cols, kc)
 		for i := 0; i < mc; i += avx2Rows {
@@ -95,6 +101,38 @@ func (l avx2Left) times(mc, nc, kc int, b []float32, st *store) {
 			_ = st.c[(row+avx2Rows-1)*st.ldc+col+avx2Cols-1]
 			l.tile(i, mc, kc, bp, &st.c[row*st.ldc+col], st.ldc, bias, tileEnd)
 		}
+	}
+}
+
+// pairs multiplies the odd last rows, from i on, with all pairs of panels.
+func (l avx2Left) pairs(i, odd, nc, kc int, b []float32, st *store, end int) {
+	var none float32
+	bias := &none
+	biased := st.last && st.end.Bias != nil
+	if biased {
+		end |= endBiasColumns
+	}
+	for j := 0; j+2*avx2Cols <= nc; j += 2 * avx2Cols {
+		bp := panel(b, j, 2*avx2Cols, kc)
+		for r := 0; r < odd; r += 2 {
+			row, col := st.row+i+r, st.col+j
+			lda, ldc := l.lda, st.ldc
+			if r+1 == odd {
+				lda, ldc = 0, 0 // the same row twice
+			}
+			if biased {
+				bias = &st.end.Bias[col : col+2*avx2Cols][0]
+			}
+			_, _ = l.a[(i+r)*l.lda+lda+kc-1], st.c[row*st.ldc+ldc+col+2*avx2Cols-1]
+			rows2x32(kc, &l.a[(i+r)*l.lda], lda, bp, avx2Cols*kc, &st.c[row*st.ldc+col], ldc, bias, end)
+		}
+	}
+}
+
+// rest multiplies the odd last rows, from i on, with the panels that pairs leaves.
+func (l avx2Left) rest(i, odd, nc, kc int, b []float32, st *store) {
+	for j := nc / (2 * avx2Cols) * 2 * avx2Cols; j < nc; j += avx2Cols {
+		l.part(i, i+odd, kc, panel(b, j, avx2Cols, kc), st, min(avx2Cols, nc-j), st.col+j)
 	}
 }
 

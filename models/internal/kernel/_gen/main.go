@@ -29,6 +29,7 @@ func main() {
 	ConstraintExpr("amd64,!noasm")
 	tile()
 	rowTile()
+	pairTile()
 	shiftTile()
 	halve()
 	winogradIn()
@@ -39,7 +40,7 @@ func main() {
 // loop is what the tiles differ in: where their operands are.
 type loop struct {
 	left    func(p, i int) Mem // element i of A in step p of a round
-	right   func(p int) Mem    // the first element of B in step p of a round
+	right   func(p, h int) Mem // register h of B in step p of a round
 	advance func(steps int)    // to the next round
 }
 
@@ -64,9 +65,9 @@ func tile() {
 	k := Load(Param("k"), GP64())
 	a := Load(Param("a"), GP64())
 	b := Load(Param("b"), GP64())
-	product(k, loop{
+	product(k, newSums(rows, cols/lanes), loop{
 		left:  func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
-		right: func(p int) Mem { return Mem{Base: b, Disp: 4 * p * cols} },
+		right: func(p, h int) Mem { return Mem{Base: b, Disp: 4 * (p*cols + h*lanes)} },
 		advance: func(steps int) {
 			ADDQ(U32(4*steps*rows), a)
 			ADDQ(U32(4*steps*cols), b)
@@ -87,7 +88,7 @@ func rowTile() {
 	a3 := GP64()
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, a3)
 	ADDQ(a, a3)
-	product(k, loop{
+	product(k, newSums(rows, cols/lanes), loop{
 		left: func(p, i int) Mem {
 			m := Mem{Base: a, Disp: 4 * p}
 			if i >= 3 {
@@ -98,10 +99,44 @@ func rowTile() {
 			}
 			return m
 		},
-		right: func(p int) Mem { return Mem{Base: b, Disp: 4 * p * cols} },
+		right: func(p, h int) Mem { return Mem{Base: b, Disp: 4 * (p*cols + h*lanes)} },
 		advance: func(steps int) {
 			ADDQ(U32(4*steps), a)
 			ADDQ(U32(4*steps), a3)
+			ADDQ(U32(4*steps*cols), b)
+		},
+	})
+}
+
+// pairTile is for the rows that do not fill a tile: two of them, which may be one
+// and the same, by two panels of B. Fewer registers would leave the multipliers
+// waiting for sums.
+func pairTile() {
+	TEXT("rows2x32", NOSPLIT, "func(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, bias *float32, end int)")
+	Doc("rows2x32 is rows6x16 for 2 rows of A and of C and two panels of B, the second ldb elements after the first. bias[i] is not for it.")
+	Pragma("noescape")
+	k := Load(Param("k"), GP64())
+	a := Load(Param("a"), GP64())
+	lda := Load(Param("lda"), GP64())
+	b := Load(Param("b"), GP64())
+	ldb := Load(Param("ldb"), GP64())
+	product(k, newSums(2, 2*cols/lanes), loop{
+		left: func(p, i int) Mem {
+			m := Mem{Base: a, Disp: 4 * p}
+			if i > 0 {
+				m.Index, m.Scale = lda, 4
+			}
+			return m
+		},
+		right: func(p, h int) Mem {
+			m := Mem{Base: b, Disp: 4 * (p*cols + h%2*lanes)}
+			if h >= 2 {
+				m.Index, m.Scale = ldb, 4
+			}
+			return m
+		},
+		advance: func(steps int) {
+			ADDQ(U32(4*steps), a)
 			ADDQ(U32(4*steps*cols), b)
 		},
 	})
@@ -116,12 +151,14 @@ func shiftTile() {
 	a := Load(Param("a"), GP64())
 	off := Load(Param("off"), GP64())
 	b := Load(Param("b"), GP64())
-	product(k, loop{
+	place := GP64()
+	product(k, newSums(rows, cols/lanes), loop{
 		left: func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
-		right: func(p int) Mem {
-			x := GP64()
-			MOVL(Mem{Base: off, Disp: 4 * p}, x.As32())
-			return Mem{Base: b, Index: x, Scale: 4}
+		right: func(p, h int) Mem {
+			if h == 0 {
+				MOVL(Mem{Base: off, Disp: 4 * p}, place.As32())
+			}
+			return Mem{Base: b, Index: place, Scale: 4, Disp: 4 * h * lanes}
 		},
 		advance: func(steps int) {
 			ADDQ(U32(4*steps*rows), a)
@@ -131,28 +168,29 @@ func shiftTile() {
 }
 
 // product is the body of a tile: the loop over k, then the end.
-func product(k reg.Register, at loop) {
+func product(k reg.Register, acc sums, at loop) {
 	c := Load(Param("c"), GP64())
 	ldc := Load(Param("ldc"), GP64())
 	end := Load(Param("end"), GP64())
 	SHLQ(Imm(2), ldc) // in bytes
-	var acc sums
 	for i := range acc {
 		for h := range acc[i] {
-			acc[i][h] = YMM()
 			VXORPS(acc[i][h], acc[i][h], acc[i][h])
 		}
 	}
 	step := func(p int) {
-		b0, b1 := YMM(), YMM()
-		row := at.right(p)
-		VMOVUPS(row, b0)
-		VMOVUPS(row.Offset(4*lanes), b1)
+		var right []reg.VecVirtual
+		for h := range acc[0] {
+			y := YMM()
+			VMOVUPS(at.right(p, h), y)
+			right = append(right, y)
+		}
 		for i := range acc {
 			x := YMM()
 			VBROADCASTSS(at.left(p, i), x)
-			VFMADD231PS(b0, x, acc[i][0])
-			VFMADD231PS(b1, x, acc[i][1])
+			for h, y := range right {
+				VFMADD231PS(y, x, acc[i][h])
+			}
 		}
 	}
 	Label("rounds")
@@ -171,14 +209,24 @@ func product(k reg.Register, at loop) {
 	at.advance(1)
 	DECQ(k)
 	JMP(LabelRef("rest"))
-	finish(&acc, c, ldc, end)
+	finish(acc, c, ldc, end)
 }
 
-// sums are the registers of a tile.
-type sums [rows][2]reg.VecVirtual
+// sums are the registers of a tile, row by row.
+type sums [][]reg.VecVirtual
+
+func newSums(rows, width int) sums {
+	s := make(sums, rows)
+	for i := range s {
+		for range width {
+			s[i] = append(s[i], YMM())
+		}
+	}
+	return s
+}
 
 // finish does what the bits of end say and stores the tile.
-func finish(acc *sums, c, ldc, end reg.Register) {
+func finish(acc sums, c, ldc, end reg.Register) {
 	Label("finish")
 	// In the order of package kernel's store: old c, then bias, then ReLU.
 	when := func(bit uint64, skip string, body func()) {
@@ -192,20 +240,21 @@ func finish(acc *sums, c, ldc, end reg.Register) {
 		MOVQ(c, p)
 		for i := range acc {
 			body(i, Mem{Base: p})
-			if i+1 < rows {
+			if i+1 < len(acc) {
 				ADDQ(ldc, p)
 			}
 		}
 	}
 	when(addC, "added", func() {
 		eachRow(func(i int, row Mem) {
-			VADDPS(row, acc[i][0], acc[i][0])
-			VADDPS(row.Offset(4*lanes), acc[i][1], acc[i][1])
+			for h, v := range acc[i] {
+				VADDPS(row.Offset(4*lanes*h), v, v)
+			}
 		})
 	})
 	when(biasColumns, "columns", func() {
 		bias := Load(Param("bias"), GP64())
-		for h := range 2 {
+		for h := range acc[0] {
 			v := YMM()
 			VMOVUPS(Mem{Base: bias, Disp: 4 * lanes * h}, v)
 			for i := range acc {
@@ -218,8 +267,9 @@ func finish(acc *sums, c, ldc, end reg.Register) {
 		for i := range acc {
 			v := YMM()
 			VBROADCASTSS(Mem{Base: bias, Disp: 4 * i}, v)
-			VADDPS(v, acc[i][0], acc[i][0])
-			VADDPS(v, acc[i][1], acc[i][1])
+			for _, sum := range acc[i] {
+				VADDPS(v, sum, sum)
+			}
 		}
 	})
 	when(relu, "positive", func() {
@@ -227,13 +277,15 @@ func finish(acc *sums, c, ldc, end reg.Register) {
 		VXORPS(zero, zero, zero)
 		for i := range acc {
 			// The second operand of MAXPS is the answer when one is NaN: keep it.
-			VMAXPS(acc[i][0], zero, acc[i][0])
-			VMAXPS(acc[i][1], zero, acc[i][1])
+			for _, v := range acc[i] {
+				VMAXPS(v, zero, v)
+			}
 		}
 	})
 	eachRow(func(i int, row Mem) {
-		VMOVUPS(acc[i][0], row)
-		VMOVUPS(acc[i][1], row.Offset(4*lanes))
+		for h, v := range acc[i] {
+			VMOVUPS(v, row.Offset(4*lanes*h))
+		}
 	})
 	VZEROUPPER()
 	RET()
