@@ -278,7 +278,9 @@ func (c *compiler) fold(st *step) (done bool, err error) {
 		out[0].F, out[0].I = args[0].F, args[0].I
 		return true, nil
 	}
-	st.op.Run(&ops.Scratch{}, args, out)
+	if size > 0 {
+		st.op.Run(&ops.Scratch{}, args, out)
+	}
 	return true, nil
 }
 

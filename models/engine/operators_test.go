@@ -136,6 +136,7 @@ func TestOperatorsRefuse(t *testing.T) {
 		{"k too large", "TopK", 11, nil, []*Tensor{floats([]int{2}, 1, 2), ints([]int{1}, 3)}, nil, "for an axis of 2"},
 		{"reflect too far", "Pad", 13, attrs{"mode": "reflect"}, []*Tensor{floats([]int{2}, 1, 2), ints([]int{2}, 2, 0)}, nil, "mode reflect"},
 		{"blocks that do not divide", "DepthToSpace", 13, attrs{"blocksize": 2}, []*Tensor{image}, nil, "does not divide"},
+		{"endless axis", "Unique", 11, attrs{"axis": 1}, []*Tensor{floats([]int{0, 1 << 30})}, nil, "nothing to compare"},
 		{"wrong state", "LSTM", 14, nil, []*Tensor{floats([]int{1, 1, 1}, 1), floats([]int{1, 4, 1}, 1, 1, 1, 1), floats([]int{1, 3, 1}, 1, 1, 1)}, nil, "shape"},
 		{"unknown activation", "RNN", 14, attrs{"direction": "upward"}, []*Tensor{floats([]int{1, 1, 1}, 1), floats([]int{1, 1, 1}, 1), floats([]int{1, 1, 1}, 1)}, nil, "direction"},
 	} {
@@ -145,6 +146,30 @@ func TestOperatorsRefuse(t *testing.T) {
 				t.Errorf("error is %v, want %v with %q", err, c.kind, c.says)
 			}
 		})
+	}
+}
+
+// An empty tensor costs nothing, however long its other dimensions are.
+func TestOperatorsOfNothing(t *testing.T) {
+	nothing := floats([]int{1 << 30, 1 << 30, 0})
+	for _, op := range []string{"Softmax", "Hardmax", "Relu", "MeanVarianceNormalization", "LpNormalization", "Transpose"} {
+		attrs := map[string]any{}
+		if op == "MeanVarianceNormalization" {
+			attrs["axes"] = []int{2}
+		}
+		out, err := apply(t, op, 13, attrs, 1, nothing)
+		if err != nil || out[0].Len() != 0 {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+	boxes, scores := floats([]int{0, 1 << 30, 4}), floats([]int{0, 1, 1 << 30})
+	out, err := apply(t, "NonMaxSuppression", 11, nil, 1, boxes, scores, ints([]int{1}, 5))
+	if err != nil || !slices.Equal(out[0].Shape, []int{0, 3}) {
+		t.Errorf("NonMaxSuppression: %v", err)
+	}
+	out, err = apply(t, "TopK", 11, nil, 2, floats([]int{0, 1 << 30}), ints([]int{1}, 5))
+	if err != nil || !slices.Equal(out[0].Shape, []int{0, 5}) {
+		t.Errorf("TopK: %v", err)
 	}
 }
 

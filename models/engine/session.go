@@ -172,7 +172,7 @@ func (s *Session) step(i int) (err error) {
 			s.acquire(slot)
 		}
 	}
-	if run && !st.alias {
+	if run && !st.alias && size > 0 { // an empty tensor may have dimensions that it would take long to walk through
 		st.op.Run(&s.scratch, args, outs)
 	}
 	for _, slot := range st.free {

@@ -15,6 +15,7 @@ func indexTable() map[string]spec {
 		"ScatterElements": {since: 11, in: 3, max: 3, outs: 1, build: buildScatterElements},
 		"ScatterND":       {since: 11, in: 3, max: 3, outs: 1, build: buildScatterND},
 		"Compress":        {since: 9, in: 2, max: 2, outs: 1, build: buildCompress},
+		"Unique":          {since: 11, in: 1, max: 1, outs: 4, build: buildUnique},
 	}
 }
 

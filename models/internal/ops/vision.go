@@ -270,6 +270,10 @@ func (s *nms) Shape(in []*Tensor, out []Spec) error {
 	if satMul(int64(in[1].Len()), kept) > 1<<36 {
 		return fmt.Errorf("%w: up to %d of %d boxes in %d classes", ErrUnsupported, kept, b[1], c[1])
 	}
+	out[0].set(onnx.Int64, 0, 3)
+	if in[1].Len() == 0 {
+		return nil
+	}
 	n := 0
 	s.choose(in, func(_, _, _ int) { n++ })
 	out[0].set(onnx.Int64, n, 3)
