@@ -88,6 +88,8 @@ func TestOperatorsByHand(t *testing.T) {
 			[]*Tensor{floats([]int{3}, 1, 5, 1), ints([]int{3, 1}, 0, 1, 0), floats([]int{3}, 2, 2, 7)}, []int{3}, []float32{7, 5, 1}, nil},
 		{"scatter the product", "ScatterElements", 16, attrs{"reduction": "mul"},
 			[]*Tensor{ints([]int{3}, 2, 3, 4), ints([]int{2}, -1, 2), ints([]int{2}, 5, 2)}, []int{3}, nil, []int64{2, 3, 40}},
+		{"whole product", "ReduceProd", 13, attrs{"axes": []int{0}, "keepdims": 0}, []*Tensor{ints([]int{2, 2}, 2, 3, 4, 5)}, []int{2}, nil, []int64{8, 15}},
+		{"whole maximum", "ReduceMax", 18, nil, []*Tensor{ints([]int{2, 2}, -2, -3, -4, -5), ints([]int{1}, 1)}, []int{2, 1}, nil, []int64{-2, -4}},
 		{"range down", "Range", 11, nil, []*Tensor{ints(nil, 5), ints(nil, 0), ints(nil, -2)}, []int{3}, nil, []int64{5, 3, 1}},
 		{"implicit einsum", "Einsum", 12, attrs{"equation": "ba,bc"}, []*Tensor{floats([]int{2, 1}, 1, 2), floats([]int{2, 2}, 1, 2, 3, 4)}, []int{1, 2}, []float32{7, 10}, nil},
 		{"three factors", "Einsum", 12, attrs{"equation": "i,i,i->"}, []*Tensor{floats([]int{2}, 1, 2), floats([]int{2}, 3, 4), floats([]int{2}, 5, 6)}, nil, []float32{63}, nil},
@@ -217,7 +219,7 @@ func TestOperatorsKeepTheirSpace(t *testing.T) {
 	m := tm{
 		Opset: 17,
 		In:    []tv{{Name: "x", Dims: []any{2, 4, 6}}},
-		Out:   []tv{{Name: "y"}, {Name: "z"}, {Name: "g"}, {Name: "p"}},
+		Out:   []tv{{Name: "y"}, {Name: "z"}, {Name: "g"}, {Name: "p"}, {Name: "m"}},
 		Init: []tt{
 			named("w", noise(r, 1, 32, 6)), named("r", noise(r, 1, 32, 8)), named("s", noise(r, 6)), named("k", noise(r, 4, 3, 2)),
 			{Name: "scales", Dims: []int64{3}, Floats: []float32{1, 1, 2}}, {Name: "pads", Dims: []int64{6}, Ints: []int64{0, 0, 1, 0, 0, 1}},
@@ -229,6 +231,7 @@ func TestOperatorsKeepTheirSpace(t *testing.T) {
 			{Op: "ConvTranspose", In: []string{"n", "k"}, Out: []string{"c"}},
 			{Op: "Resize", In: []string{"c", "", "scales"}, Out: []string{"z"}, Attrs: map[string]any{"mode": "linear"}},
 			{Op: "GatherElements", In: []string{"x", "at"}, Out: []string{"g"}, Attrs: map[string]any{"axis": 2}},
+			{Op: "ReduceMean", In: []string{"x"}, Out: []string{"m"}, Attrs: map[string]any{"axes": []int{1}}},
 			{Op: "Pad", In: []string{"x", "pads"}, Out: []string{"p"}, Attrs: map[string]any{"mode": "edge"}},
 		},
 	}

@@ -50,6 +50,7 @@ func (s *Spec) set(d onnx.DType, shape ...int) {
 type Scratch struct {
 	Gemm kernel.Workspace
 	f    [2][]float32
+	d    []float64
 	i    []int
 }
 
@@ -59,6 +60,14 @@ func (s *Scratch) floats(slot, n int) []float32 {
 		s.f[slot] = make([]float32, n)
 	}
 	return s.f[slot][:n]
+}
+
+// doubles returns n numbers of unspecified content.
+func (s *Scratch) doubles(n int) []float64 {
+	if cap(s.d) < n {
+		s.d = make([]float64, n)
+	}
+	return s.d[:n]
 }
 
 // ints returns n zeros.
