@@ -148,7 +148,11 @@ type Table map[string]spec
 func (t Table) New(n *Node) (Op, error) {
 	sp, ok := t[n.Op]
 	if !ok || n.Domain != "" {
-		return nil, fmt.Errorf("%w: there is no %q of domain %q here (opset %d)", ErrUnsupported, n.Op, domain(n.Domain), n.Opset)
+		err := fmt.Errorf("%w: there is no %q of domain %q here (opset %d)", ErrUnsupported, n.Op, domain(n.Domain), n.Opset)
+		if why := reason(n.Domain, n.Op); why != "" {
+			err = fmt.Errorf("%w; %s", err, why)
+		}
+		return nil, err
 	}
 	if n.Opset < sp.since || n.Opset > maxOpset {
 		return nil, fmt.Errorf("%w: %s is implemented for opsets %d to %d, the model uses %d; convert it to one of these", ErrUnsupported, n.Op, sp.since, maxOpset, n.Opset)

@@ -1,10 +1,13 @@
 package ops
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"idunno/models/onnx"
 )
 
 // The list that chooses the cases of the backend suite must be the list of operators, so that a new operator gets its cases.
@@ -21,6 +24,20 @@ func TestOperatorListIsComplete(t *testing.T) {
 	}
 	if names := NewTable().Names(); !slices.Equal(names, listed) {
 		t.Errorf("operators.txt has\n%v\nthe table has\n%v", listed, names)
+	}
+}
+
+// What is left out on purpose says why; what is here or unknown has no reason to give.
+func TestReasons(t *testing.T) {
+	for _, c := range []struct{ domain, op, want string }{
+		{"", "SequenceAt", "sequences"}, {"", "OptionalGetElement", "optional"}, {"", "StringNormalizer", "strings"},
+		{"", "Loop", "control flow"}, {"", "RandomNormalLike", "random"}, {"", "STFT", "spectra"},
+		{"ai.onnx.preview.training", "Adam", "training"}, {"", "Rulu", ""}, {"com.example", "StringJoin", ""},
+	} {
+		_, err := NewTable().New(&Node{Node: &onnx.Node{Op: c.op, Domain: c.domain}, Opset: 17})
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), c.want) || c.want == "" && strings.Contains(err.Error(), ";") {
+			t.Errorf("%s.%s: %v", c.domain, c.op, err)
+		}
 	}
 }
 
