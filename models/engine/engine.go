@@ -66,6 +66,7 @@ func (p *Program) Opset() int64 { return p.opset }
 type compiler struct {
 	*Program
 	table  ops.Table
+	opsets map[string]int64
 	slot   map[string]int
 	uses   []int // how many nodes and graph outputs read a slot
 	maker  []int // step that gives a slot, -1 for none
@@ -81,7 +82,7 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 	}
 	c := &compiler{
 		Program: &Program{inputs: g.Inputs, outputs: g.Outputs, limits: l, opset: g.Opsets[""]},
-		table:   ops.NewTable(), slot: map[string]int{}, budget: l.Memory, work: maxFold,
+		table:   ops.NewTable(), opsets: g.Opsets, slot: map[string]int{}, budget: l.Memory, work: maxFold,
 	}
 	nodes := reachable(g)
 	for _, v := range g.Inputs {
@@ -179,7 +180,7 @@ func (c *compiler) constants(g *onnx.Graph, nodes []*onnx.Node) {
 
 // node compiles one node into a constant, a part of an earlier step, or a step.
 func (c *compiler) node(n *onnx.Node) error {
-	in := &ops.Node{Node: n, Opset: c.opset}
+	in := &ops.Node{Node: n, Opset: c.opsets[n.Domain]}
 	st := step{title: n.Title()}
 	for _, name := range n.Inputs {
 		s, k := -1, (*Tensor)(nil)
@@ -207,7 +208,7 @@ func (c *compiler) node(n *onnx.Node) error {
 	in.Node = &shown
 	op, err := c.table.New(in)
 	if err != nil {
-		return fmt.Errorf("%s (opset %d): %w", st.title, c.opset, err)
+		return fmt.Errorf("%s (opset %d): %w", st.title, in.Opset, err)
 	}
 	st.op = op
 	_, st.alias = op.(ops.Aliaser)

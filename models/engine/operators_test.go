@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"idunno/models/onnx"
 )
 
@@ -148,6 +150,19 @@ func TestOperatorsRefuse(t *testing.T) {
 				t.Errorf("error is %v, want %v with %q", err, c.kind, c.says)
 			}
 		})
+	}
+}
+
+// The operator set that a refusal names is that of the operator's own domain.
+func TestRefusalNamesItsDomainsOpset(t *testing.T) {
+	set := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "com.example")
+	set = protowire.AppendVarint(protowire.AppendTag(set, 2, protowire.VarintType), 3)
+	m := tm{In: []tv{{Name: "x"}}, Out: []tv{{Name: "y"}}, Nodes: []tn{{Op: "Fancy", Domain: "com.example", In: []string{"x"}, Out: []string{"y"}}}}
+	m.Extra = protowire.AppendBytes(protowire.AppendTag(nil, 8, protowire.BytesType), set)
+	_, err := compile(t, m, Limits{})
+	const want = `com.example.Fancy node that gives "y" (opset 3): operator not supported: there is no "Fancy" of domain "com.example" here (opset 3)`
+	if err == nil || err.Error() != want {
+		t.Errorf("error is %v, want %s", err, want)
 	}
 }
 
