@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"maps"
 	"math"
 
 	"idunno/models/onnx"
@@ -42,7 +43,9 @@ func elementTable() map[string]spec {
 		"LessOrEqual":    comparison(func(x, y float32) bool { return x <= y }, func(x, y int64) bool { return x <= y }),
 		"GreaterOrEqual": comparison(func(x, y float32) bool { return x >= y }, func(x, y int64) bool { return x >= y }),
 	}
-	for name, f := range unaries() {
+	functions := unaries()
+	maps.Copy(functions, activations())
+	for name, f := range functions {
 		t[name] = spec{since: 1, in: 1, max: 1, outs: 1, build: func(_ *Node, a *attrs) (Op, error) {
 			a.ignore("consumed_inputs")
 			return &unary{f: f(a), whole: wholes(name)}, nil

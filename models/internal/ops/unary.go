@@ -41,6 +41,12 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 		"HardSwish": in64(func(x float64) float64 {
 			return x * max(0, min(1, x/6+0.5))
 		}),
+	}
+}
+
+// activations maps the activation functions, most of which have parameters, like unaries.
+func activations() map[string]func(*attrs) func(float32) float32 {
+	return map[string]func(*attrs) func(float32) float32{
 		"Relu": func(*attrs) func(float32) float32 {
 			return func(x float32) float32 { return max(x, 0) }
 		},
@@ -70,19 +76,7 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 				return x
 			}
 		},
-		"Gelu": func(a *attrs) func(float32) float32 {
-			switch v := a.string("approximate", "none"); v {
-			case "none":
-				return func(x float32) float32 { return float32(float64(x) * (1 + math.Erf(float64(x)/math.Sqrt2)) / 2) }
-			case "tanh":
-			default:
-				a.fail("approximate is %q", v)
-			}
-			return func(v float32) float32 {
-				x := float64(v)
-				return float32(x * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x))) / 2)
-			}
-		},
+		"Gelu": gelu,
 		"Mish": in64(func(x float64) float64 { return x * math.Tanh(softplus(x)) }),
 		"Shrink": func(a *attrs) func(float32) float32 {
 			bias, lambda := a.float("bias", 0), a.float("lambd", 0.5)
@@ -118,6 +112,21 @@ func unaries() map[string]func(*attrs) func(float32) float32 {
 }
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+// gelu is the Gaussian error linear unit (Hendrycks, Gimpel 2016), exact or by its approximation.
+func gelu(a *attrs) func(float32) float32 {
+	switch v := a.string("approximate", "none"); v {
+	case "none":
+		return func(x float32) float32 { return float32(float64(x) * (1 + math.Erf(float64(x)/math.Sqrt2)) / 2) }
+	case "tanh":
+	default:
+		a.fail("approximate is %q", v)
+	}
+	return func(v float32) float32 {
+		x := float64(v)
+		return float32(x * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x))) / 2)
+	}
+}
 
 func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
 
