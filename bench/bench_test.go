@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"idunno/bench"
+	"idunno/broker/brokertest"
 	"idunno/coordinator/cli"
 	"idunno/models/dataset"
 	"idunno/models/zoo"
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "idunno" {
 		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, brokertest.Leaks()...)
 }
 
 func inputs(t *testing.T) (map[string][]byte, *dataset.Set) {

@@ -26,7 +26,7 @@ func freePort(t *testing.T) string {
 }
 
 func TestRefusedConnectionTellsWhatToDo(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer goleak.VerifyNone(t, append(brokertest.Leaks(), goleak.IgnoreCurrent())...)
 	ctx, at := testContext(t), freePort(t)
 	start := time.Now()
 	_, err := broker.Connect(ctx, broker.Config{Servers: "nats://" + at})

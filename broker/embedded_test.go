@@ -15,7 +15,7 @@ import (
 
 // What was acknowledged is there after a restart; what may be derived again is not.
 func TestRestartOnTheSameStore(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer goleak.VerifyNone(t, append(brokertest.Leaks(), goleak.IgnoreCurrent())...)
 	dir, ctx := t.TempDir(), testContext(t)
 	start := func() (*embedded.Server, *broker.Broker) {
 		s, err := embedded.Start(embedded.Config{Port: -1, Store: dir})

@@ -21,11 +21,7 @@ import (
 	"idunno/objectstore"
 )
 
-// The client library starts this goroutine with the first asynchronous publish and
-// loses it when the publisher is cleaned up before the goroutine has run.
-const lostByLibrary = "github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreTopFunction(lostByLibrary)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, brokertest.Leaks()...) }
 
 // rig is a broker with a model and a data set of ten batches.
 type rig struct {

@@ -21,7 +21,7 @@ import (
 func open(tb testing.TB) (*objectstore.Store, *broker.Broker, context.Context) {
 	tb.Helper()
 	before := goleak.IgnoreCurrent()
-	tb.Cleanup(func() { goleak.VerifyNone(tb, before) })
+	tb.Cleanup(func() { goleak.VerifyNone(tb, append(brokertest.Leaks(), before)...) })
 	b := brokertest.New(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	tb.Cleanup(cancel)

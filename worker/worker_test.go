@@ -24,7 +24,7 @@ import (
 	"idunno/worker"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, brokertest.Leaks()...) }
 
 const job = 1
 

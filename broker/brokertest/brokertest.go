@@ -7,9 +7,19 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"idunno/broker"
 	"idunno/broker/embedded"
 )
+
+// Leaks are the options for goleak where a NATS connection is used. The client
+// library starts one goroutine with the first asynchronous publish, uploads of
+// objects included, and loses it when the publisher is cleaned up before that
+// goroutine has run.
+func Leaks() []goleak.Option {
+	return []goleak.Option{goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect")}
+}
 
 // Start runs a server and returns its URL.
 func Start(tb testing.TB) string {

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"idunno/broker/brokertest"
 	"idunno/broker/wire"
 	"idunno/coordinator/cli"
 	"idunno/coordinator/client"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "idunno" {
 		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, brokertest.Leaks()...)
 }
 
 func testContext(t *testing.T) context.Context {
