@@ -973,6 +973,46 @@ done:
 	VZEROUPPER
 	RET
 
+// func transpose8(blocks int, src *float32, ld int, dst *float32)
+// Requires: AVX
+TEXT ·transpose8(SB), NOSPLIT, $0-32
+	MOVQ blocks+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ ld+16(FP), DX
+	MOVQ dst+24(FP), BX
+	SHLQ $0x02, DX
+	LEAQ (DX)(DX*2), SI
+	LEAQ (CX)(DX*4), DI
+
+block:
+	VBROADCASTF128 (CX), Y0
+	VINSERTF128    $0x01, (DI), Y0, Y0
+	VBROADCASTF128 (CX)(DX*1), Y1
+	VINSERTF128    $0x01, (DI)(DX*1), Y1, Y1
+	VBROADCASTF128 (CX)(DX*2), Y2
+	VINSERTF128    $0x01, (DI)(DX*2), Y2, Y2
+	VBROADCASTF128 (CX)(SI*1), Y3
+	VINSERTF128    $0x01, (DI)(SI*1), Y3, Y3
+	VUNPCKLPS      Y1, Y0, Y4
+	VUNPCKHPS      Y1, Y0, Y0
+	VUNPCKLPS      Y3, Y2, Y1
+	VUNPCKHPS      Y3, Y2, Y2
+	VUNPCKLPD      Y1, Y4, Y3
+	VUNPCKHPD      Y1, Y4, Y1
+	VUNPCKLPD      Y2, Y0, Y4
+	VUNPCKHPD      Y2, Y0, Y0
+	VMOVUPS        Y3, (BX)
+	VMOVUPS        Y1, 64(BX)
+	VMOVUPS        Y4, 128(BX)
+	VMOVUPS        Y0, 192(BX)
+	ADDQ           $0x10, CX
+	ADDQ           $0x10, DI
+	ADDQ           $0x00000100, BX
+	DECQ           AX
+	JNZ            block
+	VZEROUPPER
+	RET
+
 // func winogradIn(c int, x *float32, plane int, width int, at *int32, v *float32)
 // Requires: AVX
 TEXT ·winogradIn(SB), NOSPLIT, $0-48

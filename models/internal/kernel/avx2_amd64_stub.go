@@ -41,6 +41,11 @@ func shift6x16(k int, a *float32, off *uint32, b *float32, c *float32, ldc int, 
 //go:noescape
 func halve2x2(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
 
+// transpose8 computes dst[i*16+v] = src[v*ld+i] for v < 8 and i < 4*blocks. blocks must be at least 1.
+//
+//go:noescape
+func transpose8(blocks int, src *float32, ld int, dst *float32)
+
 // winogradIn transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from
 // at[j]+i*plane on, width apart from row to row. c must be at least 1.
 //

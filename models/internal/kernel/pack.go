@@ -45,9 +45,13 @@ func (o *operand) fill(dst []float32, x0, n, p, kc, r int) {
 			clear(panel)
 		}
 		if o.alongK {
+			done := 0
+			if r == 16 && live == 16 { // a level in assembly
+				done = transpose(panel, o.raw[(x0+x)*o.ld+p:], o.ld, kc)
+			}
 			for v := range live {
-				src := o.raw[(x0+x+v)*o.ld+p:][:kc]
-				for i, d := 0, v; i < len(src) && d < len(panel); i, d = i+1, d+r {
+				src := o.raw[(x0+x+v)*o.ld+p:][:kc][done:]
+				for i, d := 0, v+done*r; i < len(src) && d < len(panel); i, d = i+1, d+r {
 					panel[d] = src[i]
 				}
 			}

@@ -42,7 +42,8 @@ func (avx2) tile() (mr, nr int) { return avx2Rows, avx2Cols }
 func (avx2) blocks() (m, n int) { return 144, 512 }
 
 func (avx2) block(mc, nc, kc int, a, b []float32, st *store) {
-	avx2Left{a: a}.times(mc, nc, kc, b, st)
+	left := avx2Left{a: a}
+	left.times(mc, nc, kc, b, st)
 }
 
 func (avx2) rowBlock(mc, nc, kc int, a []float32, lda int, b []float32, st *store) {
@@ -63,16 +64,16 @@ type avx2Left struct {
 	tail *float32
 }
 
-func (l avx2Left) times(mc, nc, kc int, b []float32, st *store) {
+func (l *avx2Left) times(mc, nc, kc int, b []float32, st *store) {
 	var none float32
 	end, bias := 0, &none
-	if !st.first {
+	if !st.first || st.beta == 1 {
 		end |= endAdd
 	}
 	if st.last && st.end.Relu {
 		end |= endRelu
 	}
-	direct := st.alpha == 1 && (!st.first || st.beta == 0)
+	direct := st.alpha == 1 && (!st.first || st.beta == 0 || st.beta == 1)
 	if odd := mc % avx2Rows; direct && l.lda > 0 && odd > 0 && odd <= 4 && nc >= 2*avx2Cols && !st.end.PerRow {
 		l.pairs(mc-odd, odd, nc, kc, b, st, end)
 		if mc -= odd; nc%(2*avx2Cols) > 0 {
@@ -105,7 +106,7 @@ func (l avx2Left) times(mc, nc, kc int, b []float32, st *store) {
 }
 
 // pairs multiplies the odd last rows, from i on, with all pairs of panels.
-func (l avx2Left) pairs(i, odd, nc, kc int, b []float32, st *store, end int) {
+func (l *avx2Left) pairs(i, odd, nc, kc int, b []float32, st *store, end int) {
 	var none float32
 	bias := &none
 	biased := st.last && st.end.Bias != nil
@@ -130,13 +131,13 @@ func (l avx2Left) pairs(i, odd, nc, kc int, b []float32, st *store, end int) {
 }
 
 // rest multiplies the odd last rows, from i on, with the panels that pairs leaves.
-func (l avx2Left) rest(i, odd, nc, kc int, b []float32, st *store) {
+func (l *avx2Left) rest(i, odd, nc, kc int, b []float32, st *store) {
 	for j := nc / (2 * avx2Cols) * 2 * avx2Cols; j < nc; j += avx2Cols {
 		l.part(i, i+odd, kc, panel(b, j, avx2Cols, kc), st, min(avx2Cols, nc-j), st.col+j)
 	}
 }
 
-func (l avx2Left) tile(i, mc, kc int, b, c *float32, ldc int, bias *float32, end int) {
+func (l *avx2Left) tile(i, mc, kc int, b, c *float32, ldc int, bias *float32, end int) {
 	switch {
 	case l.lda == 0:
 		tile6x16(kc, panel(l.a, i, avx2Rows, kc), b, c, ldc, bias, end)
@@ -150,7 +151,7 @@ func (l avx2Left) tile(i, mc, kc int, b, c *float32, ldc int, bias *float32, end
 
 // part computes a tile into a buffer and stores the rows and columns of it that
 // are within C.
-func (l avx2Left) part(i, mc, kc int, b *float32, st *store, cols, col int) {
+func (l *avx2Left) part(i, mc, kc int, b *float32, st *store, cols, col int) {
 	var acc [avx2Rows * avx2Cols]float32
 	var none float32
 	l.tile(i, mc, kc, b, &acc[0], avx2Cols, &none, 0)
@@ -226,6 +227,19 @@ func (avx2) winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []f
 		res := dst[r*4*winogradTiles:][:4*winogradTiles]
 		winogradOut(&m[r*winogradTiles], &bias[r], positive, halved, &res[0])
 	}
+}
+
+// transpose packs 16 vectors of length kc, ld apart, to a panel: element i of vector
+// v to panel[i*16+v]. It returns how many elements of each it has done.
+func transpose(panel, src []float32, ld, kc int) int {
+	blocks := kc / 4
+	if blocks == 0 {
+		return 0
+	}
+	_, _ = src[15*ld+kc-1], panel[16*kc-1]
+	transpose8(blocks, &src[0], ld, &panel[0])
+	transpose8(blocks, &src[8*ld], ld, &panel[8])
+	return 4 * blocks
 }
 
 // panel is where the panel of r vectors that holds vector x begins. A panel

@@ -32,6 +32,7 @@ func main() {
 	pairTile()
 	shiftTile()
 	halve()
+	transpose()
 	winogradIn()
 	winogradOut()
 	Generate()
@@ -348,4 +349,45 @@ func maximum(x, y reg.VecVirtual) {
 	VCMPPS(Imm(3), x, x, nan)
 	VMAXPS(y, x, m) // y when one is NaN
 	VBLENDVPS(nan, x, m, y)
+}
+
+// transpose packs half a panel.
+func transpose() {
+	TEXT("transpose8", NOSPLIT, "func(blocks int, src *float32, ld int, dst *float32)")
+	Doc("transpose8 computes dst[i*16+v] = src[v*ld+i] for v < 8 and i < 4*blocks. blocks must be at least 1.")
+	Pragma("noescape")
+	n := Load(Param("blocks"), GP64())
+	src := Load(Param("src"), GP64())
+	ld := Load(Param("ld"), GP64())
+	dst := Load(Param("dst"), GP64())
+	SHLQ(Imm(2), ld) // in bytes
+	three, high := GP64(), GP64()
+	LEAQ(Mem{Base: ld, Index: ld, Scale: 2}, three)
+	LEAQ(Mem{Base: src, Index: ld, Scale: 4}, high)
+	Label("block")
+	var t [4]reg.VecVirtual
+	for i := range t {
+		row := func(base reg.Register) Mem {
+			switch i {
+			case 0:
+				return Mem{Base: base}
+			case 3:
+				return Mem{Base: base, Index: three, Scale: 1}
+			}
+			return Mem{Base: base, Index: ld, Scale: uint8(i)}
+		}
+		t[i] = YMM()
+		VBROADCASTF128(row(src), t[i])
+		VINSERTF128(Imm(1), row(high), t[i], t[i])
+	}
+	for i, y := range transposed(t) {
+		VMOVUPS(y, Mem{Base: dst, Disp: 4 * cols * i})
+	}
+	ADDQ(Imm(16), src)
+	ADDQ(Imm(16), high)
+	ADDQ(U32(4*4*cols), dst)
+	DECQ(n)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
 }

@@ -80,17 +80,7 @@ func combine(line [4]reg.Register, at reg.Register, h, r, s int, both bool) (t, 
 // columns transposes a row of eight tiles, combines its columns and stores them at
 // p, which it moves on to the next row of elements.
 func columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
-	a, b, c, d := YMM(), YMM(), YMM(), YMM()
-	VUNPCKLPS(t[1], t[0], a)
-	VUNPCKHPS(t[1], t[0], b)
-	VUNPCKLPS(t[3], t[2], c)
-	VUNPCKHPS(t[3], t[2], d)
-	e := [4]reg.VecVirtual{YMM(), YMM(), YMM(), YMM()}
-	VUNPCKLPD(c, a, e[0])
-	VUNPCKHPD(c, a, e[1])
-	VUNPCKLPD(d, b, e[2])
-	VUNPCKHPD(d, b, e[3])
-	for s, y := range differences(e) {
+	for s, y := range differences(transposed(t)) {
 		m := Mem{Base: p, Disp: 4 * lanes * h}
 		switch s {
 		case 1, 2:
@@ -101,6 +91,21 @@ func columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
 		VMOVUPS(y, m)
 	}
 	LEAQ(Mem{Base: p, Index: one, Scale: 4}, p)
+}
+
+// transposed transposes the two 4 x 4 matrices in the halves of t.
+func transposed(t [4]reg.VecVirtual) [4]reg.VecVirtual {
+	a, b, c, d := YMM(), YMM(), YMM(), YMM()
+	VUNPCKLPS(t[1], t[0], a)
+	VUNPCKHPS(t[1], t[0], b)
+	VUNPCKLPS(t[3], t[2], c)
+	VUNPCKHPS(t[3], t[2], d)
+	e := [4]reg.VecVirtual{YMM(), YMM(), YMM(), YMM()}
+	VUNPCKLPD(c, a, e[0])
+	VUNPCKHPD(c, a, e[1])
+	VUNPCKLPD(d, b, e[2])
+	VUNPCKHPD(d, b, e[3])
+	return e
 }
 
 // differences is d0-d2, d1+d2, d2-d1, d1-d3.
