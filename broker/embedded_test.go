@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"idunno/broker"
+	"idunno/broker/brokertest"
 	"idunno/broker/embedded"
 )
 
