@@ -52,9 +52,15 @@ func transpose8(blocks int, src *float32, ld int, dst *float32)
 //go:noescape
 func winogradIn(c int, x *float32, plane int, width int, at *int32, v *float32)
 
-// winogradOut computes for 16 tiles the 2 x 2 elements of A'MA, where element e of tile j is m[e*96+j], adds bias[0] and, if relu
-// is not 0, replaces negative values by 0. If half is not 0, dst[j] is the greatest of the four (NaN when one of them is); else
-// dst[2*j] and dst[2*j+1] are the upper two and dst[32+2*j] and dst[32+2*j+1] the lower.
+// winogradProducts computes for 16 pairs of panels, that lie one after the other in a and b, what tile6x16 does: c[e*96+i*16+j] = sum
+// over p of a[(e*k+p)*6+i] * b[(e*k+p)*16+j].
+//
+//go:noescape
+func winogradProducts(k int, a *float32, b *float32, c *float32)
+
+// winogradOut computes for 6 rows of 16 tiles the 2 x 2 elements of A'MA, where element e of tile j of row i is m[e*96+i*16+j], adds
+// bias[i] and, if relu is not 0, replaces negative values by 0. If half is not 0, dst[i*64+j] is the greatest of the four (NaN when one
+// of them is); else dst[i*64+2*j] and dst[i*64+2*j+1] are the upper two and dst[i*64+32+2*j] and dst[i*64+32+2*j+1] the lower.
 //
 //go:noescape
 func winogradOut(m *float32, bias *float32, relu int, half int, dst *float32)

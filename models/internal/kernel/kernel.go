@@ -1,5 +1,5 @@
-// Package kernel holds the arithmetic that training and inference spend their time in: single-precision matrix multiplication and the
-// rearrangement that turns a convolution into one.
+// Package kernel holds the arithmetic that training and inference spend their time in: single-precision matrix multiplication, convolution
+// and 2 x 2 maxima.
 //
 // ref.go is the specification in plain loops. The public functions pack their operands into panels (Goto and van de Geijn, "Anatomy of
 // High-Performance Matrix Multiplication", 2008) and hand blocks of panels to a level: one implementation of the innermost loops for one

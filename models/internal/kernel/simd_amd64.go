@@ -213,9 +213,8 @@ func (avx2) winogradIn(c int, x []float32, plane, width int, at *[winogradTiles]
 func (avx2) winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []float32) {
 	const size = avx2Rows * winogradTiles
 	_, _, _ = u[winogradElements*c*avx2Rows-1], v[winogradElements*c*winogradTiles-1], m[winogradElements*size-1]
-	for e := range winogradElements {
-		tile6x16(c, &u[e*c*avx2Rows], &v[e*c*winogradTiles], &m[e*size], winogradTiles, &bias[0], 0)
-	}
+	_, _ = bias[avx2Rows-1], dst[avx2Rows*4*winogradTiles-1]
+	winogradProducts(c, &u[0], &v[0], &m[0])
 	positive, halved := 0, 0
 	if relu {
 		positive = 1
@@ -223,10 +222,7 @@ func (avx2) winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []f
 	if half {
 		halved = 1
 	}
-	for r := range avx2Rows {
-		res := dst[r*4*winogradTiles:][:4*winogradTiles]
-		winogradOut(&m[r*winogradTiles], &bias[r], positive, halved, &res[0])
-	}
+	winogradOut(&m[0], &bias[0], positive, halved, &dst[0])
 }
 
 // transpose packs 16 vectors of length kc, ld apart, to a panel: element i of vector

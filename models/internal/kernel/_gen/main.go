@@ -34,6 +34,7 @@ func main() {
 	halve()
 	transpose()
 	winogradIn()
+	winogradProducts()
 	winogradOut()
 	Generate()
 }
@@ -174,6 +175,13 @@ func product(k reg.Register, acc sums, at loop) {
 	ldc := Load(Param("ldc"), GP64())
 	end := Load(Param("end"), GP64())
 	SHLQ(Imm(2), ldc) // in bytes
+	accumulate(k, acc, at)
+	Label("finish")
+	finish(acc, c, ldc, end)
+}
+
+// accumulate sums up over k and goes to the label finish.
+func accumulate(k reg.Register, acc sums, at loop) {
 	for i := range acc {
 		for h := range acc[i] {
 			VXORPS(acc[i][h], acc[i][h], acc[i][h])
@@ -210,7 +218,6 @@ func product(k reg.Register, acc sums, at loop) {
 	at.advance(1)
 	DECQ(k)
 	JMP(LabelRef("rest"))
-	finish(acc, c, ldc, end)
 }
 
 // sums are the registers of a tile, row by row.
@@ -228,7 +235,6 @@ func newSums(rows, width int) sums {
 
 // finish does what the bits of end say and stores the tile.
 func finish(acc sums, c, ldc, end reg.Register) {
-	Label("finish")
 	// In the order of package kernel's store: old c, then bias, then ReLU.
 	when := func(bit uint64, skip string, body func()) {
 		TESTQ(U32(bit), end)

@@ -118,19 +118,56 @@ func differences(d [4]reg.VecVirtual) [4]reg.VecVirtual {
 	return t
 }
 
+// winogradProducts is the 16 products of a panel of weights.
+func winogradProducts() {
+	TEXT("winogradProducts", NOSPLIT, "func(k int, a, b, c *float32)")
+	Doc("winogradProducts computes for 16 pairs of panels, that lie one after the other in a and b, what tile6x16 does: c[e*96+i*16+j] = sum",
+		"over p of a[(e*k+p)*6+i] * b[(e*k+p)*16+j].")
+	Pragma("noescape")
+	a := Load(Param("a"), GP64())
+	b := Load(Param("b"), GP64())
+	c := Load(Param("c"), GP64())
+	n, k := GP64(), GP64()
+	MOVQ(U64(16), n)
+	Label("tile")
+	Load(Param("k"), k)
+	acc := newSums(rows, cols/lanes)
+	accumulate(k, acc, loop{
+		left:  func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
+		right: func(p, h int) Mem { return Mem{Base: b, Disp: 4 * (p*cols + h*lanes)} },
+		advance: func(steps int) {
+			ADDQ(U32(4*steps*rows), a)
+			ADDQ(U32(4*steps*cols), b)
+		},
+	})
+	Label("finish")
+	for i := range acc {
+		for h, v := range acc[i] {
+			VMOVUPS(v, Mem{Base: c, Disp: 4 * (i*cols + h*lanes)})
+		}
+	}
+	ADDQ(U32(4*rows*cols), c)
+	DECQ(n)
+	JNZ(LabelRef("tile"))
+	VZEROUPPER()
+	RET()
+}
+
 // winogradOut transforms the 16 products of a tile to 2 x 2 results.
 func winogradOut() {
 	TEXT("winogradOut", NOSPLIT, "func(m, bias *float32, relu, half int, dst *float32)")
-	Doc("winogradOut computes for 16 tiles the 2 x 2 elements of A'MA, where element e of tile j is m[e*96+j], adds bias[0] and, if relu",
-		"is not 0, replaces negative values by 0. If half is not 0, dst[j] is the greatest of the four (NaN when one of them is); else",
-		"dst[2*j] and dst[2*j+1] are the upper two and dst[32+2*j] and dst[32+2*j+1] the lower.")
+	Doc("winogradOut computes for 6 rows of 16 tiles the 2 x 2 elements of A'MA, where element e of tile j of row i is m[e*96+i*16+j], adds",
+		"bias[i] and, if relu is not 0, replaces negative values by 0. If half is not 0, dst[i*64+j] is the greatest of the four (NaN when one",
+		"of them is); else dst[i*64+2*j] and dst[i*64+2*j+1] are the upper two and dst[i*64+32+2*j] and dst[i*64+32+2*j+1] the lower.")
 	Pragma("noescape")
 	m := Load(Param("m"), GP64())
 	bias := Load(Param("bias"), GP64())
 	relu := Load(Param("relu"), GP64())
 	half := Load(Param("half"), GP64())
 	dst := Load(Param("dst"), GP64())
-	n := GP64()
+	left, n := GP64(), GP64()
+	MOVQ(U64(rows), left)
+	Label("row")
 	MOVQ(U64(2), n)
 	Label("registers")
 	var y [2][4]reg.VecVirtual
@@ -181,6 +218,14 @@ func winogradOut() {
 	ADDQ(Imm(4*lanes), m)
 	DECQ(n)
 	JNZ(LabelRef("registers"))
+	ADDQ(Imm(4), bias)
+	ADDQ(U32(4*2*cols), dst) // which was moved by 16 or 32 elements
+	TESTQ(half, half)
+	JZ(LabelRef("moved"))
+	ADDQ(Imm(4*cols), dst)
+	Label("moved")
+	DECQ(left)
+	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
 }
