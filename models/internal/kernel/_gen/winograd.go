@@ -204,15 +204,7 @@ func winogradOut() {
 	ADDQ(Imm(4*lanes), dst)
 	JMP(LabelRef("next"))
 	Label("all")
-	for r := range 2 {
-		low, high, v := YMM(), YMM(), YMM()
-		VUNPCKLPS(q[2*r+1], q[2*r], low)
-		VUNPCKHPS(q[2*r+1], q[2*r], high)
-		VPERM2F128(Imm(0x20), high, low, v)
-		VMOVUPS(v, Mem{Base: dst, Disp: 4 * 2 * cols * r})
-		VPERM2F128(Imm(0x31), high, low, v)
-		VMOVUPS(v, Mem{Base: dst, Disp: 4 * (2*cols*r + lanes)})
-	}
+	interleave(q, dst)
 	ADDQ(Imm(8*lanes), dst)
 	Label("next")
 	ADDQ(Imm(4*lanes), m)
@@ -238,4 +230,17 @@ func sumsOf(e [4]reg.VecVirtual) (p, q reg.VecVirtual) {
 	VSUBPS(e[2], e[1], q)
 	VSUBPS(e[3], q, q)
 	return p, q
+}
+
+// interleave stores the upper two results of eight tiles, then the lower two.
+func interleave(q [4]reg.VecVirtual, dst reg.Register) {
+	for r := range 2 {
+		low, high, v := YMM(), YMM(), YMM()
+		VUNPCKLPS(q[2*r+1], q[2*r], low)
+		VUNPCKHPS(q[2*r+1], q[2*r], high)
+		VPERM2F128(Imm(0x20), high, low, v)
+		VMOVUPS(v, Mem{Base: dst, Disp: 4 * 2 * cols * r})
+		VPERM2F128(Imm(0x31), high, low, v)
+		VMOVUPS(v, Mem{Base: dst, Disp: 4 * (2*cols*r + lanes)})
+	}
 }
