@@ -175,7 +175,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.batchTime[workloadOf(rec)], l.members.Slots())
+		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.members.Slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err

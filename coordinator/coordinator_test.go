@@ -124,7 +124,7 @@ func (r *rig) answer(task *wire.Task, node string) error {
 	res := &wire.Result{Schema: wire.Schema, Job: task.Job, Task: task.Task, From: task.From, To: task.To, Node: node, Attempt: 1, Started: time.Now()}
 	for n := task.From; n <= task.To; n++ {
 		res.Batches = append(res.Batches, wire.BatchResult{Batch: n, Images: 1, Labeled: true, Correct: n % 2, LossSum: 0.5,
-			Nanos: int64(n) * int64(time.Millisecond), Class: wire.Int32s{1}, Prob: wire.Float32s{0.5}, Labels: wire.Int32s{int32(n % 2)}})
+			Nanos: int64(n) * int64(time.Millisecond), Class: []int32{1}, Prob: []float32{0.5}, Labels: []int32{int32(n % 2)}})
 	}
 	return r.b.StoreResult(r.ctx, task.Job, task.Task, res.Marshal())
 }

@@ -67,8 +67,8 @@ type leader struct {
 	table   uint64
 	dirty   bool
 	closing map[uint64]bool
-	// batchTime is the last measured mean batch time by model and data set.
-	batchTime map[workload]time.Duration
+	// known is what the last job showed of a model on a data set.
+	known map[workload]sched.Experience
 }
 
 // workload is what a batch's time depends on, by digest.
@@ -86,7 +86,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	l := &leader{coordinator: c, epoch: epoch, calls: make(chan func(), 1024),
 		jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: make(map[uint64]*wire.JobRecord),
 		totals: newNodeTotals(), members: sched.NewMembers(), looked: make(map[uint64]time.Time),
-		closing: make(map[uint64]bool), batchTime: make(map[workload]time.Duration)}
+		closing: make(map[uint64]bool), known: make(map[workload]sched.Experience)}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -384,6 +384,7 @@ func (l *leader) remember(rec *wire.JobRecord) {
 		s.Nodes[i].Raw = nil
 	}
 	if s.Batches > 0 && rec.ModelDigest != "" {
-		l.batchTime[workloadOf(rec)] = time.Duration(s.MeanMs * float64(time.Millisecond))
+		l.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
+			Images: float64(s.Images) / float64(s.Batches)}
 	}
 }

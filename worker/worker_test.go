@@ -234,7 +234,7 @@ func TestHeartbeatsTellWhatIsInHand(t *testing.T) {
 func TestStoredResultIsNotComputedAgain(t *testing.T) {
 	r := newRig(t)
 	first := &wire.Result{Schema: wire.Schema, Job: job, Task: 1, From: 1, To: 1, Node: "dead", Attempt: 1,
-		Batches: []wire.BatchResult{{Batch: 1, Class: wire.Int32s{}, Prob: wire.Float32s{}}}}
+		Batches: []wire.BatchResult{{Batch: 1}}}
 	r.must(r.b.StoreResult(r.ctx, job, 1, first.Marshal()))
 	drain := r.start("one", 1)
 	defer drain()

@@ -1,7 +1,7 @@
 package wire
 
 import (
-	"encoding/base64"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -43,11 +43,14 @@ type BatchResult struct {
 	LossSum float64 `json:"loss_sum"`
 	// Nanos is the processing time of the batch in nanoseconds.
 	Nanos int64 `json:"ns"`
-	// Class is the predicted class of each image, Prob its probability (empty for
-	// models that give none), Labels the true class; packed little-endian in base64.
-	Class  Int32s   `json:"class"`
-	Prob   Float32s `json:"prob"`
-	Labels Int32s   `json:"labels,omitempty"`
+	// Probs says that the model gave probabilities.
+	Probs bool `json:"probs,omitempty"`
+	// Class is the predicted class of each image, Prob its probability (nil
+	// without Probs), Labels the true class (nil unless Labeled). They follow the
+	// JSON of the result, see [Result.Marshal].
+	Class  []int32   `json:"-"`
+	Prob   []float32 `json:"-"`
+	Labels []int32   `json:"-"`
 }
 
 // Trained describes a model that a training task made and stored.
@@ -81,14 +84,36 @@ type Progress struct {
 	Epoch *EpochStats `json:"epoch,omitempty"`
 }
 
-// Marshal encodes the result.
-func (r *Result) Marshal() []byte { return mustMarshal(r) }
+// Marshal encodes the result: one line of JSON, and after it, for each batch in
+// turn, the classes, the probabilities and the labels of its images, four bytes a
+// value, little-endian. Every bit of a prediction survives, and whoever needs the
+// figures only doesn't pay for the predictions.
+func (r *Result) Marshal() []byte {
+	for i := range r.Batches {
+		r.Batches[i].Probs = len(r.Batches[i].Prob) > 0
+	}
+	p := append(mustMarshal(r), '\n')
+	for i := range r.Batches {
+		b := &r.Batches[i]
+		for _, v := range b.Class {
+			p = binary.LittleEndian.AppendUint32(p, uint32(v))
+		}
+		for _, v := range b.Prob {
+			p = binary.LittleEndian.AppendUint32(p, math.Float32bits(v))
+		}
+		for _, v := range b.Labels {
+			p = binary.LittleEndian.AppendUint32(p, uint32(v))
+		}
+	}
+	return p
+}
 
 // ParseResult decodes a result and checks that its parts agree, so that whoever
 // folds it need not.
 func ParseResult(p []byte) (*Result, error) {
+	line, values, _ := bytes.Cut(p, []byte{'\n'})
 	var r Result
-	if err := json.Unmarshal(p, &r); err != nil {
+	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, fmt.Errorf("decode result: %w", err)
 	}
 	if r.Schema != Schema {
@@ -101,7 +126,7 @@ func ParseResult(p []byte) (*Result, error) {
 		return nil, fmt.Errorf("decode result: job %d task %d from node %q", r.Job, r.Task, excerptString(r.Node))
 	}
 	if r.Error != "" || r.Trained != nil {
-		if len(r.Batches) > 0 {
+		if len(r.Batches) > 0 || len(values) > 0 {
 			return nil, fmt.Errorf("decode result: job %d task %d has batches it should not have", r.Job, r.Task)
 		}
 		return &r, nil
@@ -110,9 +135,13 @@ func ParseResult(p []byte) (*Result, error) {
 		return nil, fmt.Errorf("decode result: job %d task %d: %d batches for %d to %d", r.Job, r.Task, len(r.Batches), r.From, r.To)
 	}
 	for i := range r.Batches {
-		if err := r.Batches[i].check(r.From + i); err != nil {
+		var err error
+		if values, err = r.Batches[i].decode(r.From+i, values); err != nil {
 			return nil, fmt.Errorf("decode result: job %d task %d: %w", r.Job, r.Task, err)
 		}
+	}
+	if len(values) > 0 {
+		return nil, fmt.Errorf("decode result: job %d task %d: %d bytes too many", r.Job, r.Task, len(values))
 	}
 	return &r, nil
 }
@@ -131,91 +160,45 @@ func ReceiveResult(job uint64, task int, p []byte) *Result {
 	return r
 }
 
-func (b *BatchResult) check(batch int) error {
+// decode checks the figures of a batch and takes its values off the front of p.
+func (b *BatchResult) decode(batch int, p []byte) (rest []byte, err error) {
 	labels := 0
 	if b.Labeled {
 		labels = b.Images
 	}
 	switch {
 	case b.Batch != batch:
-		return fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
-	case b.Images < 0 || len(b.Class) != b.Images || len(b.Prob) != b.Images && len(b.Prob) != 0 || len(b.Labels) != labels:
-		return fmt.Errorf("batch %d: %d classes, %d probabilities, %d labels for %d images", batch, len(b.Class), len(b.Prob), len(b.Labels), b.Images)
+		return nil, fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
+	case b.Images < 0 || b.Images > len(p)/4:
+		return nil, fmt.Errorf("batch %d: %d images in %d bytes", batch, b.Images, len(p))
 	case b.Correct < 0 || b.Correct > labels || b.Nanos < 0:
-		return fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
+		return nil, fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
 	case b.LossSum < 0 || b.LossSum > maxLoss:
-		return fmt.Errorf("batch %d: loss %g", batch, b.LossSum)
+		return nil, fmt.Errorf("batch %d: loss %g", batch, b.LossSum)
 	}
-	return nil
-}
-
-// Int32s is a slice that travels as base64 of little-endian values.
-type Int32s []int32
-
-// MarshalJSON packs the values.
-func (v Int32s) MarshalJSON() ([]byte, error) {
-	raw := make([]byte, 4*len(v))
-	for i, x := range v {
-		binary.LittleEndian.PutUint32(raw[4*i:], uint32(x))
+	b.Class, b.Prob, b.Labels = make([]int32, b.Images), nil, nil
+	if b.Probs {
+		b.Prob = make([]float32, b.Images)
 	}
-	return packed(raw), nil
-}
-
-// UnmarshalJSON unpacks the values.
-func (v *Int32s) UnmarshalJSON(p []byte) error {
-	raw, err := unpack(p)
-	if err != nil || raw == nil {
-		*v = nil
-		return err
+	if b.Labeled {
+		b.Labels = make([]int32, b.Images)
 	}
-	*v = make(Int32s, len(raw)/4)
-	for i := range *v {
-		(*v)[i] = int32(binary.LittleEndian.Uint32(raw[4*i:]))
+	if need := 4 * (len(b.Class) + len(b.Prob) + len(b.Labels)); len(p) < need {
+		return nil, fmt.Errorf("batch %d: %d bytes for %d images, %d are needed", batch, len(p), b.Images, need)
 	}
-	return nil
-}
-
-// Float32s is a slice that travels as base64 of little-endian values, so that
-// every bit of a prediction survives.
-type Float32s []float32
-
-// MarshalJSON packs the values.
-func (v Float32s) MarshalJSON() ([]byte, error) {
-	raw := make([]byte, 4*len(v))
-	for i, x := range v {
-		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(x))
+	next := func() uint32 {
+		v := binary.LittleEndian.Uint32(p)
+		p = p[4:]
+		return v
 	}
-	return packed(raw), nil
-}
-
-// UnmarshalJSON unpacks the values.
-func (v *Float32s) UnmarshalJSON(p []byte) error {
-	raw, err := unpack(p)
-	if err != nil || raw == nil {
-		*v = nil
-		return err
+	for i := range b.Class {
+		b.Class[i] = int32(next())
 	}
-	*v = make(Float32s, len(raw)/4)
-	for i := range *v {
-		(*v)[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	for i := range b.Prob {
+		b.Prob[i] = math.Float32frombits(next())
 	}
-	return nil
-}
-
-func packed(raw []byte) []byte {
-	out := make([]byte, 0, base64.StdEncoding.EncodedLen(len(raw))+2)
-	out = append(out, '"')
-	out = base64.StdEncoding.AppendEncode(out, raw)
-	return append(out, '"')
-}
-
-func unpack(p []byte) ([]byte, error) {
-	var raw []byte
-	if err := json.Unmarshal(p, &raw); err != nil {
-		return nil, err
+	for i := range b.Labels {
+		b.Labels[i] = int32(next())
 	}
-	if len(raw)%4 != 0 {
-		return nil, fmt.Errorf("packed values of %d bytes, not a multiple of 4", len(raw))
-	}
-	return raw, nil
+	return p, nil
 }

@@ -21,9 +21,8 @@ func (a *app) dataCommand() *cobra.Command {
 	return group("data", "data sets: fetch, import, ls", a.dataFetch(), a.dataImport(), a.dataLs())
 }
 
-// maxBatchSize keeps the result of a task, 16 bytes an image and at most 16 batches,
-// within a message.
-const maxBatchSize = 4_000
+// maxBatchSize keeps the result of a batch, 12 bytes an image, well within a message.
+const maxBatchSize = 10_000
 
 func (a *app) dataImport() *cobra.Command {
 	var dir, split string

@@ -201,7 +201,11 @@ func (w *resultWriter) batch(b *wire.BatchResult) error {
 		p = append(p, `,"prediction":`...)
 		p = strconv.AppendInt(p, int64(b.Class[i]), 10)
 		p = append(p, `,"probability":`...)
-		p = appendFloat(p, b.Prob[i])
+		if b.Prob != nil {
+			p = appendFloat(p, b.Prob[i])
+		} else {
+			p = append(p, "null"...)
+		}
 		p = append(p, '}')
 		if !w.doc {
 			p = append(p, '\n')

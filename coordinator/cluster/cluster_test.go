@@ -151,7 +151,7 @@ func TestClusterComputesAndLosesAWorker(t *testing.T) {
 }
 
 func TestOutcomeCountsWhatIsMissing(t *testing.T) {
-	o := cluster.Outcome{Batches: map[int]*wire.BatchResult{1: {Batch: 1, Images: 1, Class: wire.Int32s{3}, Prob: wire.Float32s{0.5}}}}
+	o := cluster.Outcome{Batches: map[int]*wire.BatchResult{1: {Batch: 1, Images: 1, Class: []int32{3}, Prob: []float32{0.5}}}}
 	same := map[int]*models.Prediction{1: {Class: []int32{3}, Prob: []float32{0.5}}}
 	other := map[int]*models.Prediction{1: {Class: []int32{4}, Prob: []float32{0.5}}}
 	if o.Differing(same) != 0 || o.Differing(other) != 1 || o.Differing(nil) != 1 {

@@ -46,21 +46,23 @@ func TestPlanCoversEveryBatchOnce(t *testing.T) {
 
 func TestTaskSize(t *testing.T) {
 	for _, c := range []struct {
-		batches   int
-		batchTime time.Duration
-		slots     int
-		want      int
+		batches int
+		known   Experience
+		slots   int
+		want    int
 	}{
-		{1000, 0, 2, 1},
-		{1000, 25 * time.Millisecond, 2, 3},
-		{1000, time.Second, 2, 1},
-		{1000, time.Microsecond, 2, maxTaskSize},
-		{16, time.Millisecond, 2, 2},
-		{1, time.Millisecond, 0, 1},
-		{50, time.Millisecond, 1000, 1},
+		{1000, Experience{}, 2, 1},
+		{1000, Experience{25 * time.Millisecond, 100}, 2, 3},
+		{1000, Experience{time.Second, 100}, 2, 1},
+		{1000, Experience{time.Microsecond, 100}, 2, maxTaskSize},
+		{1000, Experience{time.Microsecond, 16_000}, 2, 4},
+		{1000, Experience{time.Microsecond, 1e9}, 2, 1},
+		{16, Experience{time.Millisecond, 100}, 2, 2},
+		{1, Experience{time.Millisecond, 100}, 0, 1},
+		{50, Experience{time.Millisecond, 100}, 1000, 1},
 	} {
-		if got := TaskSize(c.batches, c.batchTime, c.slots); got != c.want {
-			t.Errorf("TaskSize(%d, %v, %d) = %d, want %d", c.batches, c.batchTime, c.slots, got, c.want)
+		if got := TaskSize(c.batches, c.known, c.slots); got != c.want {
+			t.Errorf("TaskSize(%d, %v, %d) = %d, want %d", c.batches, c.known, c.slots, got, c.want)
 		}
 	}
 }

@@ -14,18 +14,27 @@ const (
 	// tasksPerSlot is how many tasks a slot should get at least, so that the
 	// nodes finish a job at about the same time.
 	tasksPerSlot = 4
-	// maxTaskSize keeps a task's result within one message, whatever its time:
-	// an image takes 16 bytes there.
-	maxTaskSize = 16
+	// maxTaskSize and maxTaskImages keep a task's result within one message,
+	// whatever its time: an image takes 12 bytes there.
+	maxTaskSize   = 64
+	maxTaskImages = 64_000
 )
 
+// Experience is what is known of a model's batches on a data set; zero when there
+// is none yet.
+type Experience struct {
+	// Time is the mean processing time of a batch, Images its mean size.
+	Time   time.Duration
+	Images float64
+}
+
 // TaskSize is the number of batches to put into a task: about [targetTask] of
-// work for a model whose batches take batchTime (0: not known yet, so 1), and at
-// least [tasksPerSlot] tasks for each of the cluster's slots.
-func TaskSize(batches int, batchTime time.Duration, slots int) int {
+// work by what is known of the model (1 without experience), and at least
+// [tasksPerSlot] tasks for each of the cluster's slots.
+func TaskSize(batches int, known Experience, slots int) int {
 	size := 1
-	if batchTime > 0 {
-		size = int(targetTask / batchTime)
+	if known.Time > 0 && known.Images >= 1 {
+		size = min(int(targetTask/known.Time), int(maxTaskImages/known.Images))
 	}
 	if share := batches / (tasksPerSlot * max(slots, 1)); size > share {
 		size = share
