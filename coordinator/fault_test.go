@@ -47,11 +47,9 @@ func TestBrokerOutageLongerThanTheLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	for r.work(job, 7, "one"); ; {
-		if s := r.wait(job, ended); s.Batches != 10 || s.State != wire.StateDone {
-			t.Fatalf("summary %+v", s)
-		}
-		break
+	r.work(job, 7, "one")
+	if s := r.wait(job, ended); s.Batches != 10 || s.State != wire.StateDone {
+		t.Fatalf("summary %+v", s)
 	}
 	for i := range 20 {
 		msg, err := r.b.NC.Request(broker.SubjectNodes, nil, 2*time.Second)

@@ -149,9 +149,6 @@ func (j *Job) Outstanding() int {
 	return j.next - 1 - j.done.below(j.next)
 }
 
-// Done reports whether a task has a result.
-func (j *Job) Done(task int) bool { return j.done.has(task) }
-
 // Finished reports whether every task has a result.
 func (j *Job) Finished() bool { return j.finished == j.Rec.Tasks() }
 
@@ -204,21 +201,6 @@ func (j *Job) Summary(now time.Time) (*wire.JobStats, error) {
 	}
 	s.Rate, s.BatchRate = 0, 0
 	return s, nil
-}
-
-// BatchTime is the mean processing time of the job's batches so far, 0 when
-// there are none.
-func (j *Job) BatchTime() time.Duration {
-	var ns uint64
-	var n int64
-	for _, share := range j.nodes {
-		ns += share.tally.raw.SumNs
-		n += share.tally.raw.Batches
-	}
-	if n == 0 {
-		return 0
-	}
-	return time.Duration(ns / uint64(n))
 }
 
 // Tallies gives the per-node sums, to be merged over jobs. They must not be changed.
