@@ -128,7 +128,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"negative dimension": {edit(func(m *tm) { m.Init[0].Dims[0] = -2 }), ErrMalformed, "dimension -2"},
 		"overflow":           {edit(func(m *tm) { m.Init[0].Dims = []int64{1 << 31, 1 << 31, 1 << 31} }), ErrTooLarge, "dimensions"},
 		"huge":               {edit(func(m *tm) { m.Init[0].Dims = []int64{1 << 35} }), ErrTooLarge, "more memory"},
-		"external data":      {edit(func(m *tm) { m.Init[0].Extra = []byte{14<<3, 1} }), ErrUnsupported, "another file"},
+		"external data":      {edit(func(m *tm) { m.Init[0].Extra = []byte{14 << 3, 1} }), ErrUnsupported, "another file"},
 		"segment":            {edit(func(m *tm) { m.Init[0].Extra = field(3, nil) }), ErrUnsupported, "segmented"},
 		"sparse":             {edit(func(m *tm) { m.GExtra = field(15, nil) }), ErrUnsupported, "sparse"},
 		"connections": {edit(func(m *tm) {
