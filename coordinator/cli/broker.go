@@ -60,9 +60,6 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 	if cfg.Store, err = filepath.Abs(cfg.Store); err != nil {
 		return fmt.Errorf("find the store: %w", err)
 	}
-	if err := free(cfg.Host, cfg.Port); err != nil {
-		return fmt.Errorf("can't listen: %w: stop what uses the port, or choose another with --port (-1: any free one)", err)
-	}
 	unlock, err := cluster.LockStore(cfg.Store)
 	if err != nil {
 		return err

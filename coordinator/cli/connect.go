@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"time"
@@ -99,22 +98,6 @@ func jobNumber(cmd *cobra.Command, s string) (uint64, error) {
 		return 0, usage(cmd, "%q is not a job number; `idunno jobs` lists them", s)
 	}
 	return n, nil
-}
-
-// free reports whether the address can be listened on, so that a taken port is
-// said at once and plainly.
-func free(host string, port int) error {
-	if port < 0 {
-		return nil
-	}
-	if port == 0 {
-		port = 4222
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	if err != nil {
-		return err
-	}
-	return l.Close()
 }
 
 // joinWait is how long a role waits for its server at the start.
