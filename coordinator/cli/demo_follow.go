@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	demoPoll = 40 * time.Millisecond
+	demoPoll = 20 * time.Millisecond
 	// resumePoll is how often it is looked whether a dead worker's task has a
 	// result. The time that is reported comes from the result, not from here.
 	resumePoll = 20 * time.Millisecond
@@ -81,18 +81,29 @@ func (d *demo) joinResumption(ctx context.Context, resumed <-chan error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	// It had finished all that it was last known to hold, and held newer tasks.
-	var first *wire.Result
+	// It had finished all that it was last known to hold, and held newer tasks; or
+	// it died with nothing unfinished, and what goes on is simply the next task.
+	var first, next *wire.Result
 	for _, j := range d.jobs {
 		o, err := cluster.Collect(ctx, d.api, j.job, j.doc.From, j.doc.To)
 		if err != nil {
 			return err
 		}
 		for i := range o.Results {
-			if r := &o.Results[i]; r.Attempt > 1 && d.resumes(r) && (first == nil || r.Started.Before(first.Started)) {
+			r := &o.Results[i]
+			if !d.resumes(r) {
+				continue
+			}
+			if r.Attempt > 1 && (first == nil || r.Started.Before(first.Started)) {
 				first = r
 			}
+			if next == nil || r.Started.Before(next.Started) {
+				next = r
+			}
 		}
+	}
+	if first == nil {
+		first = next
 	}
 	if first == nil {
 		return fmt.Errorf("no other worker carried on with the tasks of %s", d.victim.node)
