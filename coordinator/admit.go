@@ -26,14 +26,14 @@ type resolved struct {
 func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, error) {
 	var r resolved
 	var err error
-	r.data, err = c.lookUp(ctx, "data", dataFile, doc.Data, wire.CodeUnknownData, dataHint(doc))
+	r.data, err = c.lookUp(ctx, "data", wire.DataFolder, doc.Data, wire.CodeUnknownData, dataHint(doc))
 	if err != nil {
 		return r, err
 	}
 	if doc.Training() {
 		return r, nil
 	}
-	r.model, err = c.lookUp(ctx, "model", modelFile, doc.Model, wire.CodeUnknownModel, "; `idunno model ls` lists them")
+	r.model, err = c.lookUp(ctx, "model", wire.ModelFolder, doc.Model, wire.CodeUnknownModel, "; `idunno model ls` lists them")
 	if err != nil {
 		return r, err
 	}
@@ -47,12 +47,6 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, 
 	}
 	return r, nil
 }
-
-// Where models and data sets stand in the SDFS.
-const (
-	modelFile = "models/"
-	dataFile  = "data/"
-)
 
 func dataHint(doc wire.JobDoc) string {
 	if doc.Training() && doc.Data == wire.DefaultTrainData {

@@ -128,7 +128,7 @@ func (l *leader) serve(ctx context.Context) error {
 		return err
 	}
 	defer stopResults()
-	for _, job := range slices.Clone(l.active) {
+	for _, job := range l.active {
 		if err := l.Broker.OpenQueue(ctx, job); err != nil {
 			return err
 		}

@@ -93,9 +93,7 @@ func (l *leader) watch(ctx context.Context, now time.Time) error {
 			continue
 		}
 		l.Log.Warn("task queue lost tasks: filling it again", "job", job, "queued", depth, "expected", j.Outstanding(), "error", err)
-		if err := l.republish(ctx, j); err != nil {
-			return err
-		}
+		l.republish(ctx, j)
 	}
 	return nil
 }
@@ -106,18 +104,16 @@ func (l *leader) refill(ctx context.Context) error {
 		return err
 	}
 	for _, job := range l.active {
-		if err := l.republish(ctx, l.jobs[job]); err != nil {
+		if err := l.Broker.OpenQueue(ctx, job); err != nil {
 			return err
 		}
+		l.republish(ctx, l.jobs[job])
 	}
 	return l.settle(ctx)
 }
 
-func (l *leader) republish(ctx context.Context, j *sched.Job) error {
-	if err := l.Broker.OpenQueue(ctx, j.Rec.Job); err != nil {
-		return err
-	}
+// republish publishes the tasks without a result once more, into an open queue.
+func (l *leader) republish(ctx context.Context, j *sched.Job) {
 	j.Again(j.Unfinished()...)
 	l.publish(ctx, j)
-	return nil
 }

@@ -60,7 +60,7 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 		if trained.HeldOut, err = w.measure(ctx, result.ONNX, set.Name); err != nil {
 			return err
 		}
-		if v, err = w.files.Put(ctx, "models/"+t.Train, bytes.NewReader(result.ONNX)); err != nil {
+		if v, err = w.files.Put(ctx, wire.ModelFolder+t.Train, bytes.NewReader(result.ONNX)); err != nil {
 			return fmt.Errorf("store model: %w", err)
 		}
 		return nil
@@ -96,7 +96,7 @@ func (w *worker) measure(ctx context.Context, onnx []byte, trainSet string) (flo
 	if !ok {
 		return 0, nil
 	}
-	v, err := w.files.Resolve(ctx, "data/"+name)
+	v, err := w.files.Resolve(ctx, wire.DataFolder+name)
 	if errors.Is(err, objectstore.ErrNotFound) {
 		return 0, nil
 	}

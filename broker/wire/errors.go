@@ -6,7 +6,6 @@ const (
 	CodeUnknownModel = "unknown_model"
 	CodeUnknownData  = "unknown_data"
 	CodeBadRange     = "bad_range"
-	CodeBadModel     = "bad_model"
 	CodeNoSuchJob    = "no_such_job"
 	CodeJobEnded     = "job_ended"
 	CodeBadRequest   = "bad_request"

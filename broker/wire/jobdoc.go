@@ -25,6 +25,13 @@ const (
 	MaxTasks = 10_000_000
 )
 
+// Where the models and data sets that documents name stand in the SDFS: model
+// "mlp" is the file "models/mlp".
+const (
+	ModelFolder = "models/"
+	DataFolder  = "data/"
+)
+
 // Defaults of a job document.
 const (
 	DefaultData      = "mnist"

@@ -5,8 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"idunno/broker/wire"
-	"idunno/coordinator/cli/render"
 	"idunno/coordinator/client"
 )
 
@@ -27,10 +25,7 @@ func (a *app) cancelCommand() *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return render.JSON(a.stdout, struct {
-						Schema int `json:"schema_version"`
-						*wire.JobReply
-					}{render.Schema, reply})
+					return a.printReply(reply)
 				}
 				a.talk("job %d is cancelled", n)
 				return nil

@@ -98,7 +98,7 @@ func (a *app) storeSet(ctx context.Context, store *objectstore.Store, set *datas
 	}
 	p.Close()
 	a.talk("%s: %s images in %s batches, %s", set.Name, render.Count(int64(set.Len())), render.Count(int64(set.Batches(size))), render.Bytes(v.Size+v.PartsSize))
-	return a.printVersion(cluster.DataFolder+set.Name, v, asJSON)
+	return a.printVersion(wire.DataFolder+set.Name, v, asJSON)
 }
 
 func (a *app) dataFetch() *cobra.Command {
@@ -152,7 +152,7 @@ func (a *app) fetchMNIST(ctx context.Context, store *objectstore.Store, dir stri
 	}
 	for _, name := range []string{wire.DefaultTrainData, wire.DefaultData} {
 		if name == wire.DefaultData {
-			if has, err := cluster.Has(ctx, store, cluster.DataFolder+name); err != nil || has {
+			if has, err := cluster.Has(ctx, store, wire.DataFolder+name); err != nil || has {
 				return err
 			}
 		}
@@ -219,7 +219,7 @@ func (a *app) dataLs() *cobra.Command {
 }
 
 func (a *app) dataSets(ctx context.Context, store *objectstore.Store) ([]dataRow, error) {
-	files, err := store.List(ctx, cluster.DataFolder)
+	files, err := store.List(ctx, wire.DataFolder)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +233,7 @@ func (a *app) dataSets(ctx context.Context, store *objectstore.Store) ([]dataRow
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name, err)
 		}
-		out = append(out, dataRow{strings.TrimPrefix(f.Name, cluster.DataFolder), f.Newest.Version, m.Batches, m.BatchSize, m.Images,
+		out = append(out, dataRow{strings.TrimPrefix(f.Name, wire.DataFolder), f.Newest.Version, m.Batches, m.BatchSize, m.Images,
 			m.Shape, m.DType, list(m.Classes), m.Source, m.Licence, f.Newest.Size + f.Newest.PartsSize})
 	}
 	return out, nil

@@ -28,10 +28,7 @@ func (a *app) jobCommand() *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return render.JSON(a.stdout, struct {
-						Schema int `json:"schema_version"`
-						*wire.JobReply
-					}{render.Schema, reply})
+					return a.printReply(reply)
 				}
 				a.printRecord(reply.Record, reply.Stats)
 				return nil
@@ -40,6 +37,14 @@ func (a *app) jobCommand() *cobra.Command {
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// printReply prints what is known of a job as a JSON document.
+func (a *app) printReply(reply *wire.JobReply) error {
+	return render.JSON(a.stdout, struct {
+		Schema int `json:"schema_version"`
+		*wire.JobReply
+	}{render.Schema, reply})
 }
 
 func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {

@@ -50,7 +50,7 @@ as NAME, or NAME@N for the N-th version.`,
 				}
 				info := model.Info()
 				a.talk("%s: %s parameters, %s FLOP an image, output %s", args[0], render.Count(info.Parameters), render.Count(info.FLOPsPerImage), info.Output)
-				return a.printVersion(cluster.ModelFolder+args[0], v, asJSON)
+				return a.printVersion(wire.ModelFolder+args[0], v, asJSON)
 			})
 		},
 	}
@@ -81,7 +81,7 @@ func (a *app) modelLs() *cobra.Command {
 		Example: "  idunno model ls\n  idunno model ls --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(ctx context.Context, store *objectstore.Store) error {
-				files, err := store.List(ctx, cluster.ModelFolder)
+				files, err := store.List(ctx, wire.ModelFolder)
 				if err != nil {
 					return err
 				}
@@ -93,7 +93,7 @@ func (a *app) modelLs() *cobra.Command {
 				rows := []row{}
 				var cells [][]string
 				for _, f := range files {
-					name := strings.TrimPrefix(f.Name, cluster.ModelFolder)
+					name := strings.TrimPrefix(f.Name, wire.ModelFolder)
 					rows = append(rows, row{name, f.Newest, f.Versions})
 					cells = append(cells, []string{name, strconv.Itoa(f.Newest.Version), strconv.Itoa(f.Versions),
 						render.Bytes(f.Newest.Size), render.Time(f.Newest.Created), f.Newest.Digest[:12]})

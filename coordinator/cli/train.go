@@ -162,7 +162,7 @@ func (a *app) trainOnCluster(cmd *cobra.Command, arch string, f trainFlags) erro
 	}
 	doc := wire.JobDoc{Train: arch, Data: f.data, Epochs: f.epochs, Seed: f.seed}
 	if f.data == "" {
-		has, err := cluster.Has(ctx, store, cluster.DataFolder+wire.DefaultTrainData)
+		has, err := cluster.Has(ctx, store, wire.DataFolder+wire.DefaultTrainData)
 		if err != nil {
 			return err
 		}

@@ -8,18 +8,14 @@ import (
 	"sync"
 
 	"idunno/broker"
+	"idunno/broker/wire"
 	"idunno/models/dataset"
 	"idunno/models/zoo"
 	"idunno/objectstore"
 )
 
-// Names of the SDFS folders and of what every cluster is seeded with.
-const (
-	ModelFolder = "models/"
-	DataFolder  = "data/"
-	// BatchSize is the number of images in a batch unless the user chooses.
-	BatchSize = 100
-)
+// BatchSize is the number of images in a batch unless the user chooses.
+const BatchSize = 100
 
 // uploads is how many batches travel at once: a store that syncs every write is
 // mostly waited for.
@@ -49,7 +45,7 @@ func Seed(ctx context.Context, store *objectstore.Store, progress func(done, tot
 		name string
 		onnx []byte
 	}{{"mlp", zoo.MLP()}, {"cnn", zoo.CNN()}} {
-		has, err := Has(ctx, store, ModelFolder+m.name)
+		has, err := Has(ctx, store, wire.ModelFolder+m.name)
 		if err != nil {
 			return stored, err
 		}
@@ -59,9 +55,9 @@ func Seed(ctx context.Context, store *objectstore.Store, progress func(done, tot
 		if _, err := StoreModel(ctx, store, m.name, m.onnx); err != nil {
 			return stored, err
 		}
-		stored = append(stored, ModelFolder+m.name)
+		stored = append(stored, wire.ModelFolder+m.name)
 	}
-	has, err := Has(ctx, store, DataFolder+"mnist")
+	has, err := Has(ctx, store, wire.DataFolder+wire.DefaultData)
 	if err != nil || has {
 		return stored, err
 	}
@@ -72,7 +68,7 @@ func Seed(ctx context.Context, store *objectstore.Store, progress func(done, tot
 	if _, err := StoreSet(ctx, store, set, BatchSize, progress); err != nil {
 		return stored, err
 	}
-	return append(stored, DataFolder+"mnist"), nil
+	return append(stored, wire.DataFolder+wire.DefaultData), nil
 }
 
 // Has reports whether the SDFS has a file.
@@ -102,7 +98,7 @@ func StoreSet(ctx context.Context, store *objectstore.Store, set *dataset.Set, s
 	if err := m.Check(); err != nil {
 		return objectstore.Version{}, fmt.Errorf("store data set %s: %w", set.Name, err)
 	}
-	return store.PutBundle(ctx, DataFolder+set.Name, m.Marshal())
+	return store.PutBundle(ctx, wire.DataFolder+set.Name, m.Marshal())
 }
 
 func storeBatches(ctx context.Context, store *objectstore.Store, set *dataset.Set, size int, progress func(done, total int)) ([]dataset.Object, error) {
@@ -155,7 +151,7 @@ func storeBatch(ctx context.Context, store *objectstore.Store, set *dataset.Set,
 
 // StoreModel stores a model's .onnx bytes as a new version.
 func StoreModel(ctx context.Context, store *objectstore.Store, name string, onnx []byte) (objectstore.Version, error) {
-	v, err := store.Put(ctx, ModelFolder+name, bytes.NewReader(onnx))
+	v, err := store.Put(ctx, wire.ModelFolder+name, bytes.NewReader(onnx))
 	if err != nil {
 		return v, fmt.Errorf("store model %s: %w", name, err)
 	}

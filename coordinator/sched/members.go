@@ -8,9 +8,8 @@ import (
 
 // When a silent node is asked, doubted and given up.
 const (
-	// HeartbeatEvery is the longest pause between two heartbeats of a live node.
-	HeartbeatEvery = 200 * time.Millisecond
-	// askAfter is the silence after which a node is asked whether it lives. No
+	// askAfter is the silence after which a node is asked whether it lives: longer
+	// than the 200 ms that a live node's heartbeats are apart at most. No
 	// responder on its own subject means that its connection is closed: gone.
 	askAfter = 300 * time.Millisecond
 	// suspectAfter is the silence after which a node that doesn't answer is suspect.
