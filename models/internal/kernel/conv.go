@@ -9,7 +9,8 @@ type PackedConv struct {
 	g        Window
 	lv       level
 	winograd bool
-	panels   []float32 // for a shifter: panels of mr rows over the whole of k, or what winogradWeights makes
+	rows     span      // of the panels
+	panels   []float32 // for a shifter: panels over the whole of k, or what winogradWeights makes
 	matrix   *PackedA  // for other levels
 }
 
@@ -23,10 +24,10 @@ func packConv(lv level, g Window, out int, weights []float32) *PackedConv {
 	g.defaults()
 	k := g.C * g.KH * g.KW
 	checkMatrix("weights", out, k, weights, k)
-	p := &PackedConv{out: out, k: k, g: g, lv: lv, winograd: suitsWinograd(lv, &g, out)}
 	mr, _ := lv.tile()
+	p := &PackedConv{out: out, k: k, g: g, lv: lv, winograd: suitsWinograd(lv, &g, out), rows: even(out, mr)}
 	if p.winograd {
-		p.panels = winogradWeights(out, g.C, mr, weights)
+		p.panels = winogradWeights(p.rows, g.C, weights)
 		return p
 	}
 	if _, ok := lv.(shifter); !ok {
@@ -34,8 +35,8 @@ func packConv(lv level, g Window, out int, weights []float32) *PackedConv {
 		return p
 	}
 	raw := operand{raw: weights, ld: k, alongK: true}
-	p.panels = make([]float32, (out+mr-1)/mr*mr*k)
-	raw.fill(p.panels, 0, out, 0, k, mr)
+	p.panels = make([]float32, out*k)
+	raw.fill(p.panels, 0, k, p.rows)
 	return p
 }
 
@@ -51,11 +52,11 @@ func (p *PackedConv) Space(g Window) int64 {
 	g.defaults()
 	area := int64(g.OutH()) * int64(g.OutW())
 	if p.matrix != nil {
-		return (int64(p.k)+int64(p.out))*area + int64(p.matrix.pad())
+		return (int64(p.k)+int64(p.out))*area + int64(p.out)
 	}
 	mr, _ := p.lv.tile()
 	if p.winograd {
-		t := newWinogradPlan(&g, false, 1, 0)
+		t := newWinogradPlan(&g, false, 1, 0, winogradTiles)
 		return max(int64(g.C)*int64(t.plane), shiftImage) + 2*winogradElements*int64(g.C+mr)*winogradTiles + int64(p.out+mr)
 	}
 	s := newShift(&g)
@@ -123,10 +124,10 @@ func space(buf *[]float32, n int) []float32 {
 // shifter is a level that convolves without a matrix.
 type shifter interface {
 	level
-	// shift computes, for the mr rows of a panel, c[i*ldc+j] = sum over p of a[p*mr+i] * x[off[p]+j] for j < n and applies bias (nil for
+	// shift computes, for the h rows of a panel, c[i*ldc+j] = sum over p of a[p*h+i] * x[off[p]+j] for j < n and applies bias (nil for
 	// none) and ReLU. It may compute up to nr columns even when n is less: no element of off is more than reach, and x has reach+max(n, nr)
 	// elements.
-	shift(n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool)
+	shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool)
 	// halve is [Workspace.Halve] for as many of the rows, from the first on, as it can without leaving the slices. It returns that number.
 	halve(dst, src []float32, ld, rows, cols int) int
 }
@@ -236,14 +237,10 @@ func (w *Workspace) shift(p *PackedConv, g *Window, n int, x, y Images, e *Epilo
 		staged = space(&w.image, size+nr)
 		clear(staged)
 	}
-	t := shiftRun{s: s, g: *g, p: p, e: *e, lv: lv, mr: mr, off: w.off[:p.k]}
+	t := shiftRun{s: s, g: *g, p: p, e: *e, lv: lv, off: w.off[:p.k]}
 	t.reach = s.offsets(g, t.off)
 	t.ld = (max(s.flat, nr) + nr - 1) / nr * nr
 	t.out = space(&w.out, mr*t.ld+2*nr)
-	if e.Bias != nil {
-		t.bias = space(&w.bias, (p.out+mr-1)/mr*mr)
-		clear(t.bias[copy(t.bias, e.Bias[:p.out]):])
-	}
 	for i := range n {
 		img := x.F[i*x.Stride:][:g.C*g.H*g.W]
 		if s.staged {
@@ -261,10 +258,9 @@ type shiftRun struct {
 	p         *PackedConv
 	e         Epilogue
 	lv        shifter
-	mr        int
 	off       []uint32
 	reach, ld int
-	out, bias []float32
+	out       []float32
 }
 
 func (t *shiftRun) image(w *Workspace, img, y []float32) {
@@ -278,14 +274,16 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 	for row := 0; row < oh; row += t.s.rows {
 		rows := min(t.s.rows, oh-row)
 		flat := (rows-1)*t.s.w + ow
-		for c := 0; c < t.p.out; c += t.mr {
-			if t.bias != nil {
-				bias = t.bias[c:][:t.mr]
+		for c := 0; c < t.p.out; {
+			h := t.p.rows.size(c)
+			if t.e.Bias != nil {
+				bias = t.e.Bias[c:][:h]
 			}
-			t.lv.shift(flat, t.reach, t.p.panels[c*t.p.k:][:t.mr*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, t.e.Relu)
-			for r := range min(t.mr, t.p.out-c) {
+			t.lv.shift(h, flat, t.reach, t.p.panels[c*t.p.k:][:h*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, t.e.Relu)
+			for r := range h {
 				t.put(w, y[(c+r)*area:][:area], t.out[r*t.ld:], row, rows, ow)
 			}
+			c += h
 		}
 	}
 }

@@ -9,28 +9,64 @@ const (
 	genericCols = 4
 )
 
-func (generic) name() string       { return "generic" }
-func (generic) tile() (mr, nr int) { return genericRows, genericCols }
-func (generic) blocks() (m, n int) { return 64, 512 }
+func (generic) name() string             { return "generic" }
+func (generic) tile() (mr, nr int)       { return genericRows, genericCols }
+func (generic) blocks() (rows, cols int) { return 32, 128 }
+func (generic) readsRows() bool          { return false }
 
-func (generic) block(mc, nc, kc int, a, b []float32, st *store) {
+func (generic) block(kc int, a []float32, _ int, b []float32, st *store) {
 	var acc [genericRows * genericCols]float32
-	for j := 0; j < nc; j += genericCols {
-		bp := b[j*kc : (j+genericCols)*kc]
-		cols := min(genericCols, nc-j)
-		for i := 0; i < mc; i += genericRows {
-			genericTile(a[i*kc:(i+genericRows)*kc], bp, &acc)
-			if cols == genericCols && i+1 < mc {
-				put4(st, st.row+i, st.col+j, (*[genericCols]float32)(acc[:]))
-				put4(st, st.row+i+1, st.col+j, (*[genericCols]float32)(acc[genericCols:]))
-				continue
+	for j := st.cols.begin; j < st.cols.end; j += genericCols {
+		bp := b[(j-st.cols.begin)*kc:][:genericCols*kc]
+		cols := min(genericCols, st.cols.end-j)
+		for i := st.rows.begin; i < st.rows.end; {
+			h := st.rows.size(i)
+			left := a[(i-st.rows.begin)*kc:][:h*kc]
+			if h == 1 {
+				genericRow(left, bp, &acc)
+			} else {
+				genericTile(left, bp, &acc)
 			}
-			st.put(st.row+i, st.col+j, acc[:cols])
-			if i+1 < mc {
-				st.put(st.row+i+1, st.col+j, acc[genericCols:][:cols])
+			for r := range h {
+				if cols == genericCols {
+					put4(st, i+r, j, (*[genericCols]float32)(acc[r*genericCols:]))
+				} else {
+					st.put(i+r, j, acc[r*genericCols:][:cols])
+				}
 			}
+			i += h
 		}
 	}
+}
+
+// genericRow is genericTile for one row.
+func genericRow(a, b []float32, acc *[genericRows * genericCols]float32) {
+	var c0, c1, c2, c3 float32
+	for len(a) >= 1 && len(b) >= 4 {
+		p, q := a[0], (*[4]float32)(b)
+		c0, c1, c2, c3 = c0+p*q[0], c1+p*q[1], c2+p*q[2], c3+p*q[3]
+		a, b = a[1:], b[4:]
+	}
+	*acc = [8]float32{c0, c1, c2, c3}
+}
+
+func (generic) limit(rounds int) int {
+	var s [8]float32
+	x, y := float32(rounds), float32(rounds&1)
+	s0, s1, s2, s3, s4, s5, s6, s7 := x, x, x, x, x, x, x, x
+	for range rounds {
+		s0, s1, s2, s3 = s0+x*y, s1+x*y, s2+x*y, s3+x*y
+		s4, s5, s6, s7 = s4+x*y, s5+x*y, s6+x*y, s7+x*y
+		x, y = y, x
+	}
+	s = [8]float32{s0, s1, s2, s3, s4, s5, s6, s7}
+	for _, v := range s {
+		x += v
+	}
+	if x != x { // never: the sums are used, so that the loop is not left out
+		return 0
+	}
+	return 16 * rounds
 }
 
 // put4 is store.put for a whole row of a tile, with the values kept in registers.

@@ -79,7 +79,7 @@ func packA(lv level, trans bool, m, k int, a []float32, lda int) *PackedA {
 	checkMatrix("A", pick(trans, k, m), pick(trans, m, k), a, lda)
 	mr, _ := lv.tile()
 	raw := operand{raw: a, ld: lda, alongK: !trans}
-	return &PackedA{m: m, k: k, lv: lv, op: raw.pack(m, k, mr)}
+	return &PackedA{m: m, k: k, lv: lv, op: raw.pack(k, even(m, mr))}
 }
 
 // PackB packs op(B), k x n, for the best level of this processor.
@@ -91,7 +91,7 @@ func packB(lv level, trans bool, k, n int, b []float32, ldb int) *PackedB {
 	checkMatrix("B", pick(trans, n, k), pick(trans, k, n), b, ldb)
 	_, nr := lv.tile()
 	raw := operand{raw: b, ld: ldb, alongK: trans}
-	return &PackedB{k: k, n: n, lv: lv, op: raw.pack(n, k, nr)}
+	return &PackedB{k: k, n: n, lv: lv, op: raw.pack(k, padded(n, nr))}
 }
 
 // Dims returns the shape of the packed matrix: m rows, k columns.
@@ -126,9 +126,15 @@ func (w *Workspace) MulA(a *PackedA, n int, b []float32, ldb int, c []float32, l
 	w.run(a.m, n, a.k, &a.op, &right, store{c: c, ldc: ldc, alpha: 1, end: e})
 }
 
-// blockK is the length of the blocks that k is cut into. It is the same for every level and shape because it decides the order of
+// blockK is the greatest length of the blocks that k is cut into.
+const blockK = 512
+
+// blockDepth cuts k into blocks of about the same length. It is the same for every level and shape because it decides the order of
 // accumulation.
-const blockK = 256
+func blockDepth(k int) int {
+	blocks := (k + blockK - 1) / blockK
+	return (k + max(blocks, 1) - 1) / max(blocks, 1)
+}
 
 // run walks the blocks of C: panels of B for one block of k and n stay in the second-level cache while blocks of A pass.
 func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
@@ -139,25 +145,23 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 	w.st = to // in w, because what an interface method is given would else be allocated
 	st := &w.st
 	mr, nr := lv.tile()
-	blockM, blockN := lv.blocks()
-	rows, _ := lv.(rowLevel)
-	if left.packed != nil || !left.alongK || k == 0 {
-		rows = nil
-	}
-	for j := 0; j < n; j += blockN {
-		nc := min(blockN, n-j)
-		for p := 0; p == 0 || p < k; p += blockK {
-			kc := min(blockK, k-p)
-			bp := right.panels(&w.b, j, nc, p, kc, nr)
+	tiles, panels := lv.blocks()
+	st.rows, st.cols = even(m, mr), padded(n, nr)
+	direct := left.packed == nil && left.alongK && k > 0 && lv.readsRows()
+	depth := max(blockDepth(k), 1)
+	for j := 0; j < n; j = st.cols.end {
+		st.cols = st.cols.from(j, panels)
+		for p := 0; p == 0 || p < k; p += depth {
+			kc := min(depth, k-p)
 			st.first, st.last = p == 0, p+kc == k
-			for i := 0; i < m; i += blockM {
-				mc := min(blockM, m-i)
-				st.row, st.col = i, j
-				if rows != nil {
-					rows.rowBlock(mc, nc, kc, left.raw[i*left.ld+p:], left.ld, bp, st)
+			bp := right.panels(&w.b, p, kc, st.cols)
+			for i := 0; i < m; i = st.rows.end {
+				st.rows = st.rows.from(i, tiles)
+				if direct {
+					lv.block(kc, left.raw[i*left.ld+p:], left.ld, bp, st)
 					continue
 				}
-				lv.block(mc, nc, kc, left.panels(&w.a, i, mc, p, kc, mr), bp, st)
+				lv.block(kc, left.panels(&w.a, p, kc, st.rows), 0, bp, st)
 			}
 		}
 	}

@@ -3,19 +3,17 @@ package kernel
 // level is one implementation of the innermost loops.
 type level interface {
 	name() string
-	// tile is the shape of the block of C that is held in registers: panels of A have mr rows, panels of B nr columns.
+	// tile is the shape of the block of C that is held in registers at most: panels of A have up to mr rows, panels of B nr columns.
 	tile() (mr, nr int)
-	// blocks is how many rows and columns of C are worked on at a time; multiples of the tile.
-	blocks() (m, n int)
-	// block multiplies mc rows in panels a with nc columns in panels b over kc and stores into st at (st.row, st.col).
-	block(mc, nc, kc int, a, b []float32, st *store)
-}
-
-// rowLevel is a level that reads A as it is in a row-major matrix.
-type rowLevel interface {
-	level
-	// rowBlock is block with the rows of A lda apart. kc is at most blockK.
-	rowBlock(mc, nc, kc int, a []float32, lda int, b []float32, st *store)
+	// blocks is how many panels of rows and of columns are worked on at a time.
+	blocks() (rows, cols int)
+	// readsRows says whether block can read A as it is in a row-major matrix.
+	readsRows() bool
+	// block multiplies the rows st.rows in panels a, or if lda is not 0 lda apart, with the columns st.cols in panels b over kc and stores
+	// into st.
+	block(kc int, a []float32, lda int, b []float32, st *store)
+	// limit multiplies and adds numbers in registers as fast as it can, rounds times, and returns how many operations that were.
+	limit(rounds int) int
 }
 
 // levels lists what this processor can run, the best last.
@@ -33,7 +31,7 @@ type store struct {
 	alpha, beta float32
 	end         Epilogue
 
-	row, col    int  // of the block in C
+	rows, cols  span // of C, in work
 	first, last bool // block of k: beta applies to the first, the epilogue to the last
 }
 

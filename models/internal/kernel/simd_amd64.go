@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/cpu"
 )
@@ -11,238 +12,343 @@ import (
 // simd lists the levels in assembly that this processor can run, the best last.
 // GODEBUG=cpu.avx2=off and the like are honoured.
 func simd() []level {
-	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
-		return []level{avx2{}}
+	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA {
+		return nil
 	}
-	return nil
+	list := []level{avx2}
+	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW {
+		list = append(list, avx512)
+	}
+	return list
 }
 
-// avx2 is the level for processors with AVX2 and FMA. Of the sixteen registers
-// twelve hold a tile of 6 x 16.
-type avx2 struct{}
+// vector is a level for processors with vector registers. Of its registers most hold the sums of a tile of up to rows x 2*lanes.
+type vector int
 
 const (
-	avx2Rows = 6
-	avx2Cols = 16
+	avx2   vector = iota // sixteen registers of 8 floats
+	avx512               // thirty-two registers of 16 floats
 )
 
-// What tile6x16 does at the end, in this order.
+func (v vector) name() string { return [...]string{"avx2", "avx512"}[v] }
+
+func (v vector) tile() (mr, nr int) {
+	if v == avx512 {
+		return 12, 32
+	}
+	return 6, 16
+}
+
+// A block of A takes 288 KiB at most and stays in the second-level cache, as does the block of B.
+func (v vector) blocks() (rows, cols int) {
+	if v == avx512 {
+		return 12, 8
+	}
+	return 24, 16
+}
+
+func (vector) readsRows() bool { return true }
+
+// tile is what a micro-kernel is told. The generator has the offsets of the fields.
+type tile struct {
+	form   int
+	k      int
+	a      *float32
+	lda    int // of formRows
+	b      *float32
+	ldb    int     // elements from one panel of B to the next
+	off    *uint32 // of formShift
+	c      *float32
+	ldc    int
+	bias   *float32
+	end    int     // the bits below
+	cols   int     // of C at most those of one panel
+	count  int     // of formSeries
+	lo, hi float32 // of endClip
+}
+
+// Where a micro-kernel finds its operands.
+const (
+	formPanels = iota // a[p*rows+i], b[p*nr+j]
+	formRows          // a[i*lda+p], b[p*nr+j]
+	formShift         // a[p*rows+i], b[off[p]+j]
+	formPairs         // formPanels with several panels of B
+	formWide          // formRows with several panels of B
+	formSeries        // formPanels, count times, the operands and results one after the other
+)
+
+// What a micro-kernel does at the end, in this order.
 const (
 	endAdd         = 1 << iota // add the old c
 	endBiasColumns             // add bias[j]
 	endBiasRows                // add bias[i]
 	endRelu                    // replace negative values by 0
+	endClip                    // limit to lo and hi
+	endPart                    // store only the columns that cols says
 )
 
-func (avx2) name() string       { return "avx2" }
-func (avx2) tile() (mr, nr int) { return avx2Rows, avx2Cols }
-
-// A block of A takes 144 KiB at most and stays in the second-level cache, a
-// panel of B 16 KiB and stays in the first.
-func (avx2) blocks() (m, n int) { return 144, 512 }
-
-func (avx2) block(mc, nc, kc int, a, b []float32, st *store) {
-	left := avx2Left{a: a}
-	left.times(mc, nc, kc, b, st)
-}
-
-func (avx2) rowBlock(mc, nc, kc int, a []float32, lda int, b []float32, st *store) {
-	var tail [avx2Rows * blockK]float32
-	left := avx2Left{a: a, lda: lda, tail: &tail[0]}
-	if odd := mc % avx2Rows; odd > 0 {
-		rest := operand{raw: a, ld: lda, alongK: true}
-		rest.fill(tail[:avx2Rows*kc], mc-odd, odd, 0, kc, avx2Rows)
+// run computes a tile of h rows.
+func (v vector) run(h int, t *tile) {
+	words := (*[unsafe.Sizeof(tile{}) / 8]int)(unsafe.Pointer(t))
+	if v == avx512 {
+		runAVX512(h, words)
+		return
 	}
-	left.times(mc, nc, kc, b, st)
+	runAVX2(h, words)
 }
 
-// avx2Left is a block of A: panels, or rows lda apart of which those that do not
-// fill a tile are in a panel of their own.
-type avx2Left struct {
-	a    []float32
-	lda  int // 0: panels
-	tail *float32
+func runAVX2(h int, t *[14]int) {
+	switch h {
+	case 1:
+		tileAVX2x1(t)
+	case 2:
+		tileAVX2x2(t)
+	case 3:
+		tileAVX2x3(t)
+	case 4:
+		tileAVX2x4(t)
+	case 5:
+		tileAVX2x5(t)
+	case 6:
+		tileAVX2x6(t)
+	}
 }
 
-func (l *avx2Left) times(mc, nc, kc int, b []float32, st *store) {
-	var none float32
-	end, bias := 0, &none
+func runAVX512(h int, t *[14]int) {
+	switch h {
+	case 1:
+		tileAVX512x1(t)
+	case 2:
+		tileAVX512x2(t)
+	case 3:
+		tileAVX512x3(t)
+	case 4:
+		tileAVX512x4(t)
+	case 5:
+		tileAVX512x5(t)
+	case 6:
+		tileAVX512x6(t)
+	case 7:
+		tileAVX512x7(t)
+	case 8:
+		tileAVX512x8(t)
+	case 9:
+		tileAVX512x9(t)
+	case 10:
+		tileAVX512x10(t)
+	case 11:
+		tileAVX512x11(t)
+	case 12:
+		tileAVX512x12(t)
+	}
+}
+
+// wide is how many panels of B a tile of h rows takes at a time: as many as give the multipliers enough sums to work on.
+func (v vector) wide(h int) int {
+	switch {
+	case v == avx512 && h <= 3:
+		return 4
+	case v == avx512 && h <= 6:
+		return 2
+	case v == avx2 && h == 1:
+		return 4
+	case v == avx2 && h <= 3:
+		return 2
+	}
+	return 1
+}
+
+func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
+	_, nr := v.tile()
+	none := float32(0)
+	t := tile{k: kc, lda: lda, ldc: st.ldc, ldb: nr * kc, bias: &none}
 	if !st.first || st.beta == 1 {
-		end |= endAdd
+		t.end |= endAdd
 	}
 	if st.last && st.end.Relu {
-		end |= endRelu
+		t.end |= endRelu
 	}
 	direct := st.alpha == 1 && (!st.first || st.beta == 0 || st.beta == 1)
-	if odd := mc % avx2Rows; direct && l.lda > 0 && odd > 0 && odd <= 4 && nc >= 2*avx2Cols && !st.end.PerRow {
-		l.pairs(mc-odd, odd, nc, kc, b, st, end)
-		if mc -= odd; nc%(2*avx2Cols) > 0 {
-			l.rest(mc, odd, nc, kc, b, st)
-		}
-	}
-	for j := 0; j < nc; j += avx2Cols {
-		bp := panel(b, j, avx2Cols, kc)
-		for i := 0; i < mc; i += avx2Rows {
-			row, col := st.row+i, st.col+j
-			if !direct || i+avx2Rows > mc || j+avx2Cols > nc {
-				l.part(i, mc, kc, bp, st, min(avx2Cols, nc-j), col)
-				continue
-			}
-			tileEnd := end
-			if st.last && st.end.Bias != nil {
-				if st.end.PerRow {
-					tileEnd |= endBiasRows
-					bias = &st.end.Bias[row : row+avx2Rows][0]
-				} else {
-					tileEnd |= endBiasColumns
-					bias = &st.end.Bias[col : col+avx2Cols][0]
+	end := t.end
+	for j := st.cols.begin; j < st.cols.end; {
+		width := 1
+		for i := st.rows.begin; i < st.rows.end; {
+			h := st.rows.size(i)
+			// All tiles of a block are about as high: the first decides.
+			if i == st.rows.begin && direct {
+				if width = v.wide(h); v.wide(st.rows.size(st.rows.end-1)) != width || j+width*nr > st.cols.end {
+					width = 1
 				}
 			}
+			t.operands(kc, a, b, i-st.rows.begin, j-st.cols.begin, h, width)
+			if !direct {
+				v.indirect(h, &t, st, i, j)
+				i += h
+				continue
+			}
+			cols := min(width*nr, st.cols.end-j)
 			// The last element that the tile writes, so that a short c panics here.
-			_ = st.c[(row+avx2Rows-1)*st.ldc+col+avx2Cols-1]
-			l.tile(i, mc, kc, bp, &st.c[row*st.ldc+col], st.ldc, bias, tileEnd)
-		}
-	}
-}
-
-// pairs multiplies the odd last rows, from i on, with all pairs of panels.
-func (l *avx2Left) pairs(i, odd, nc, kc int, b []float32, st *store, end int) {
-	var none float32
-	bias := &none
-	biased := st.last && st.end.Bias != nil
-	if biased {
-		end |= endBiasColumns
-	}
-	for j := 0; j+2*avx2Cols <= nc; j += 2 * avx2Cols {
-		bp := panel(b, j, 2*avx2Cols, kc)
-		for r := 0; r < odd; r += 2 {
-			row, col := st.row+i+r, st.col+j
-			lda, ldc := l.lda, st.ldc
-			if r+1 == odd {
-				lda, ldc = 0, 0 // the same row twice
+			c := st.c[i*st.ldc+j:][:(h-1)*st.ldc+cols]
+			t.c, t.end = &c[0], end
+			if cols < nr {
+				t.end |= endPart
 			}
-			if biased {
-				bias = &st.end.Bias[col : col+2*avx2Cols][0]
+			t.cols = min(cols, nr)
+			if st.last && st.end.Bias != nil {
+				if st.end.PerRow {
+					t.end |= endBiasRows
+					t.bias = &st.end.Bias[i:][:h][0]
+				} else {
+					t.end |= endBiasColumns
+					t.bias = &st.end.Bias[j:][:cols][0]
+				}
 			}
-			_, _ = l.a[(i+r)*l.lda+lda+kc-1], st.c[row*st.ldc+ldc+col+2*avx2Cols-1]
-			rows2x32(kc, &l.a[(i+r)*l.lda], lda, bp, avx2Cols*kc, &st.c[row*st.ldc+col], ldc, bias, end)
+			v.run(h, &t)
+			i += h
 		}
+		j += width * nr
 	}
 }
 
-// rest multiplies the odd last rows, from i on, with the panels that pairs leaves.
-func (l *avx2Left) rest(i, odd, nc, kc int, b []float32, st *store) {
-	for j := nc / (2 * avx2Cols) * 2 * avx2Cols; j < nc; j += avx2Cols {
-		l.part(i, i+odd, kc, panel(b, j, avx2Cols, kc), st, min(avx2Cols, nc-j), st.col+j)
+// operands sets where a tile of h rows finds A and B in their blocks, whose rows and columns count from 0.
+func (t *tile) operands(kc int, a, b []float32, i, j, h, panels int) {
+	t.form = formPanels
+	if panels > 1 {
+		t.form = formPairs
+	}
+	if kc == 0 { // nothing is read
+		t.a, t.b = t.bias, t.bias
+		return
+	}
+	if t.lda > 0 {
+		t.form = formRows
+		if panels > 1 {
+			t.form = formWide
+		}
+		t.a = &a[i*t.lda:][:(h-1)*t.lda+kc][0]
+	} else {
+		t.a = &a[i*kc:][:h*kc][0]
+	}
+	t.b = &b[j*kc:][:panels*t.ldb][0]
+}
+
+// indirect computes a tile into a buffer and stores from there.
+func (v vector) indirect(h int, t *tile, st *store, i, j int) {
+	var acc [12 * 32]float32
+	_, nr := v.tile()
+	one := *t
+	one.c, one.ldc, one.end, one.cols = &acc[0], nr, 0, nr
+	v.run(h, &one)
+	for r := range h {
+		st.put(i+r, j, acc[r*nr:][:min(nr, st.cols.end-j)])
 	}
 }
 
-func (l *avx2Left) tile(i, mc, kc int, b, c *float32, ldc int, bias *float32, end int) {
-	switch {
-	case l.lda == 0:
-		tile6x16(kc, panel(l.a, i, avx2Rows, kc), b, c, ldc, bias, end)
-	case i+avx2Rows > mc:
-		tile6x16(kc, l.tail, b, c, ldc, bias, end)
-	default:
-		_ = l.a[(i+avx2Rows-1)*l.lda+kc-1]
-		rows6x16(kc, &l.a[i*l.lda], l.lda, b, c, ldc, bias, end)
-	}
-}
-
-// part computes a tile into a buffer and stores the rows and columns of it that
-// are within C.
-func (l *avx2Left) part(i, mc, kc int, b *float32, st *store, cols, col int) {
-	var acc [avx2Rows * avx2Cols]float32
-	var none float32
-	l.tile(i, mc, kc, b, &acc[0], avx2Cols, &none, 0)
-	for r := range min(avx2Rows, mc-i) {
-		st.put(st.row+i+r, col, acc[r*avx2Cols:][:cols])
-	}
-}
-
-func (avx2) shift(n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool) {
-	var none float32
-	end, b := 0, &none
+func (v vector) shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool) {
+	none := float32(0)
+	t := tile{form: formShift, k: len(off), off: &off[0], ldc: ldc, bias: &none}
 	if bias != nil {
-		end, b = endBiasRows, &bias[:avx2Rows][0]
+		t.end, t.bias = endBiasRows, &bias[:h][0]
 	}
 	if relu {
-		end |= endRelu
+		t.end |= endRelu
 	}
-	k, last := len(off), max(n-avx2Cols, 0)
-	if k == 0 || len(a) < avx2Rows*k {
-		panic("kernel: convolution without weights")
-	}
-	_, _ = x[reach+last+avx2Cols-1], c[(avx2Rows-1)*ldc+last+avx2Cols-1]
-	for j := 0; j < n; j += avx2Cols {
+	_, nr := v.tile()
+	last := max(n-nr, 0)
+	t.a, t.cols = &a[:h*len(off)][0], nr
+	_, _ = x[reach+last+nr-1], c[(h-1)*ldc+last+nr-1]
+	for j := 0; j < n; j += nr {
 		at := min(j, last) // what two tiles have in common is computed twice
-		shift6x16(k, &a[0], &off[0], &x[at], &c[at], ldc, b, end)
+		t.b, t.c = &x[at], &c[at]
+		v.run(h, &t)
 	}
 }
 
-func (avx2) halve(dst, src []float32, ld, rows, cols int) int {
-	blocks := (cols + 7) / 8
-	if len(dst) < 8*blocks || len(src) < ld+16*blocks {
+func (v vector) halve(dst, src []float32, ld, rows, cols int) int {
+	_, nr := v.tile()
+	lanes := nr / 2
+	blocks := (cols + lanes - 1) / lanes
+	if len(dst) < lanes*blocks || len(src) < ld+nr*blocks {
 		return 0
 	}
-	n := min(rows, (len(dst)-8*blocks)/cols+1, ((len(src)-16*blocks)/ld+1)/2)
-	halve2x2(n, blocks, &src[0], ld, &dst[0], cols)
-	if n != rows-1 || len(src) < (2*n+1)*ld+max(16, 2*cols) {
+	n := min(rows, (len(dst)-lanes*blocks)/cols+1, ((len(src)-nr*blocks)/ld+1)/2)
+	v.halveRows(n, blocks, &src[0], ld, &dst[0], cols)
+	if n != rows-1 || len(src) < (2*n+1)*ld+max(nr, 2*cols) {
 		return n
 	}
 	// The last row: writing whole registers would leave dst.
 	src, dst = src[2*n*ld:], dst[n*cols:][:cols]
-	if cols < 8 {
-		var line [8]float32
-		halve2x2(1, 1, &src[0], ld, &line[0], 8)
+	if cols < lanes {
+		var line [16]float32
+		v.halveRows(1, 1, &src[0], ld, &line[0], lanes)
 		copy(dst, line[:])
 		return rows
 	}
-	for j := 0; j < cols; j += 8 {
-		at := min(j, cols-8)
-		halve2x2(1, 1, &src[2*at], ld, &dst[at], 8)
+	for j := 0; j < cols; j += lanes {
+		at := min(j, cols-lanes)
+		v.halveRows(1, 1, &src[2*at], ld, &dst[at], lanes)
 	}
 	return rows
 }
 
-func (avx2) winogradIn(c int, x []float32, plane, width int, at *[winogradTiles]int32, v []float32) {
-	_, _ = x[int(slices.Max(at[:]))+(c-1)*plane+3*width+3], v[winogradElements*c*winogradTiles-1]
-	winogradIn(c, &x[0], plane, width, &at[0], &v[0])
+func (v vector) halveRows(rows, blocks int, src *float32, lds int, dst *float32, ldd int) {
+	if v == avx512 {
+		halveAVX512(rows, blocks, src, lds, dst, ldd)
+		return
+	}
+	halveAVX2(rows, blocks, src, lds, dst, ldd)
 }
 
-func (avx2) winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []float32) {
-	const size = avx2Rows * winogradTiles
-	_, _, _ = u[winogradElements*c*avx2Rows-1], v[winogradElements*c*winogradTiles-1], m[winogradElements*size-1]
-	_, _ = bias[avx2Rows-1], dst[avx2Rows*4*winogradTiles-1]
-	winogradProducts(c, &u[0], &v[0], &m[0])
-	positive, halved := 0, 0
-	if relu {
-		positive = 1
+func (v vector) winogradIn(c int, x []float32, plane, width int, at []int32, dst []float32) {
+	_, tiles := v.tile()
+	_, _ = x[int(slices.Max(at))+(c-1)*plane+3*width+3], dst[winogradElements*c*tiles-1]
+	if v == avx512 {
+		winogradInAVX512(c, &x[0], plane, width, &at[:tiles][0], &dst[0])
+		return
 	}
+	winogradInAVX2(c, &x[0], plane, width, &at[:tiles][0], &dst[0])
+}
+
+func (v vector) winogradOut(h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32) {
+	_, tiles := v.tile()
+	t := tile{form: formSeries, k: c, count: winogradElements,
+		a: &u[:winogradElements*c*h][0], b: &d[:winogradElements*c*tiles][0], c: &m[:winogradElements*h*tiles][0]}
+	v.run(h, &t)
+	halved := 0
 	if half {
 		halved = 1
 	}
-	winogradOut(&m[0], &bias[0], positive, halved, &dst[0])
+	_, _ = bias[h-1], dst[h*4*tiles-1]
+	if v == avx512 {
+		winogradOutAVX512(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
+		return
+	}
+	winogradOutAVX2(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
 }
 
-// transpose packs 16 vectors of length kc, ld apart, to a panel: element i of vector
-// v to panel[i*16+v]. It returns how many elements of each it has done.
-func transpose(panel, src []float32, ld, kc int) int {
+// transpose packs r vectors, ld apart, to a panel: element i of vector v to panel[i*r+v]. It returns how many of the kc elements of each it
+// has done.
+func transpose(panel, src []float32, ld, r, kc int) int {
 	blocks := kc / 4
-	if blocks == 0 {
+	if blocks == 0 || r != 16 && r != 32 {
 		return 0
 	}
-	_, _ = src[15*ld+kc-1], panel[16*kc-1]
-	transpose8(blocks, &src[0], ld, &panel[0])
-	transpose8(blocks, &src[8*ld], ld, &panel[8])
+	_, _ = src[(r-1)*ld+kc-1], panel[r*kc-1]
+	if r == 16 {
+		transposeAVX2(blocks, &src[0], ld, &panel[0])
+		transposeAVX2(blocks, &src[8*ld], ld, &panel[8])
+	} else {
+		transposeAVX512(blocks, &src[0], ld, &panel[0])
+		transposeAVX512(blocks, &src[16*ld], ld, &panel[16])
+	}
 	return 4 * blocks
 }
 
-// panel is where the panel of r vectors that holds vector x begins. A panel
-// without elements (k is 0) is never read; any address will do.
-func panel(p []float32, x, r, kc int) *float32 {
-	if kc == 0 {
-		return new(float32)
+func (v vector) limit(rounds int) int {
+	if v == avx512 {
+		limitAVX512(rounds)
+		return rounds * 16 * 2 * 16
 	}
-	return &p[x*kc : x*kc+r*kc][0]
+	limitAVX2(rounds)
+	return rounds * 16 * 2 * 8
 }

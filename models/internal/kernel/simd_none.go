@@ -5,5 +5,5 @@ package kernel
 // simd lists the levels in assembly: none on this platform.
 func simd() []level { return nil }
 
-// transpose packs 16 vectors to a panel; here it never does.
-func transpose([]float32, []float32, int, int) int { return 0 }
+// transpose packs r vectors to a panel; here it never does.
+func transpose([]float32, []float32, int, int, int) int { return 0 }

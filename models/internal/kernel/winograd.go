@@ -1,5 +1,7 @@
 package kernel
 
+import "math"
+
 // Convolutions of 3 x 3 by F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): every 2 x 2 results
 // come from 4 x 4 places of the image, both transformed; in between, 16 products of matrices (weights by channels) take 16 multiplications
 // where the definition takes 36. With 64 channels of normal random numbers the rounding errors measured were those of a plain sum: a root
@@ -7,18 +9,18 @@ package kernel
 
 const (
 	winogradElements = 16 // of a transformed tile
-	winogradTiles    = 16 // transformed at a time
+	winogradTiles    = 32 // transformed at a time, at most
 	winogradLeast    = 16 // input and output channels from which on the transformations are worth their time
 )
 
-// winograder is a level that has the transformations.
+// winograder is a level that has the transformations. It transforms as many tiles at a time as its own tile has columns.
 type winograder interface {
 	shifter
-	// winogradIn fills v, [16 elements][c channels][16 tiles]. Tile j of channel i begins at x[at[j]+i*plane]; rows are width apart.
-	winogradIn(c int, x []float32, plane, width int, at *[winogradTiles]int32, v []float32)
-	// winogradOut multiplies mr rows of weights, u is [16 elements][c][mr], with v and transforms back: dst has for each row 64 values, 16
-	// of them used when half, where they are maxima. m is space for 16*mr*16 floats, bias has mr elements.
-	winogradOut(c int, u, v, m, bias []float32, relu, half bool, dst []float32)
+	// winogradIn fills dst, [16 elements][c channels][tiles]. Tile j of channel i begins at x[at[j]+i*plane]; rows are width apart.
+	winogradIn(c int, x []float32, plane, width int, at []int32, dst []float32)
+	// winogradOut multiplies h rows of weights, u is [16 elements][c][h], with d and transforms back: dst has for each row 4 values a tile,
+	// one when half, where they are maxima; bias is added and limits apply. m is space for 16*h*tiles floats, bias has h elements.
+	winogradOut(h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32)
 }
 
 // suitsWinograd says whether a convolution with such windows is to be done this way.
@@ -28,22 +30,35 @@ func suitsWinograd(lv level, g *Window, out int) bool {
 		g.C >= winogradLeast && out >= winogradLeast
 }
 
-// winogradWeights transforms weights, out x c x 3 x 3, to panels [out/mr][16 elements][c][mr].
-func winogradWeights(out, c, mr int, weights []float32) []float32 {
-	u := make([]float32, (out+mr-1)/mr*mr*c*winogradElements)
-	for o := range out {
-		for i := range c {
-			w := weights[(o*c+i)*9:][:9]
-			var t [4][3]float64
-			for s := range 3 {
-				t[0][s], t[1][s], t[2][s], t[3][s] = spread(float64(w[s]), float64(w[3+s]), float64(w[6+s]))
-			}
-			for r := range 4 {
-				e0, e1, e2, e3 := spread(t[r][0], t[r][1], t[r][2])
-				for s, e := range [4]float64{e0, e1, e2, e3} {
-					u[((o/mr*winogradElements+4*r+s)*c+i)*mr+o%mr] = float32(e)
+// winogradWeights transforms weights, rows x c x 3 x 3, to panels [16 elements][c][rows of the panel].
+func winogradWeights(rows span, c int, weights []float32) []float32 {
+	u := make([]float32, rows.total*c*winogradElements)
+	for o := 0; o < rows.total; {
+		h := rows.size(o)
+		panel := u[o*c*winogradElements:]
+		for r := range h {
+			for i := range c {
+				w := weights[((o+r)*c+i)*9:][:9]
+				for e, v := range winogradElement(w) {
+					panel[(e*c+i)*h+r] = v
 				}
 			}
+		}
+		o += h
+	}
+	return u
+}
+
+// winogradElement transforms the weights of one channel, GgG' of the source.
+func winogradElement(w []float32) (u [winogradElements]float32) {
+	var t [4][3]float64
+	for s := range 3 {
+		t[0][s], t[1][s], t[2][s], t[3][s] = spread(float64(w[s]), float64(w[3+s]), float64(w[6+s]))
+	}
+	for r := range 4 {
+		e0, e1, e2, e3 := spread(t[r][0], t[r][1], t[r][2])
+		for s, e := range [4]float64{e0, e1, e2, e3} {
+			u[4*r+s] = float32(e)
 		}
 	}
 	return u
@@ -60,6 +75,7 @@ type winogradPlan struct {
 	plane, stride int // of the images, staged or not
 	width         int
 	group         int // images at a time
+	tiles         int // at a time
 	staged        bool
 
 	at   [winogradTiles]int32
@@ -73,8 +89,8 @@ type winogradRun struct {
 	lower   bool
 }
 
-func newWinogradPlan(g *Window, half bool, n, stride int) winogradPlan {
-	p := winogradPlan{oh: g.OutH(), ow: g.OutW(), plane: g.H * g.W, stride: stride, width: g.W}
+func newWinogradPlan(g *Window, half bool, n, stride, tiles int) winogradPlan {
+	p := winogradPlan{oh: g.OutH(), ow: g.OutW(), plane: g.H * g.W, stride: stride, width: g.W, tiles: tiles}
 	if half {
 		p.oh, p.ow = p.oh/2, p.ow/2
 		p.th, p.tw = p.oh, p.ow
@@ -88,15 +104,16 @@ func newWinogradPlan(g *Window, half bool, n, stride int) winogradPlan {
 		return p
 	}
 	p.plane, p.width, p.stride = h*w, w, g.C*h*w
-	p.group = max(1, min(n, shiftImage/p.stride))
+	// As many as stay in the second-level cache, but at least what gives enough tiles.
+	p.group = max(1, min(n, max(shiftImage/p.stride, tiles/max(p.th*p.tw, 1))))
 	return p
 }
 
 // winograd is Conv for weights packed this way.
 func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Epilogue) {
 	lv := p.lv.(winograder)
-	mr, _ := lv.tile()
-	w.plan = newWinogradPlan(g, e.Halve, n, x.Stride)
+	mr, tiles := lv.tile()
+	w.plan = newWinogradPlan(g, e.Halve, n, x.Stride, tiles)
 	t := &w.plan
 	if t.plane >= 1<<30 {
 		panic("kernel: image too large for a convolution")
@@ -106,14 +123,18 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 		staged = space(&w.image, t.group*t.stride)
 		clear(staged)
 	}
-	bias := space(&w.bias, (p.out+mr-1)/mr*mr)
+	bias := space(&w.bias, p.out)
 	clear(bias)
 	if e.Bias != nil {
 		copy(bias, e.Bias[:p.out])
 	}
-	out := space(&w.out, winogradElements*(g.C*winogradTiles+mr*winogradTiles)+mr*4*winogradTiles)
-	v, out := out[:winogradElements*g.C*winogradTiles], out[winogradElements*g.C*winogradTiles:]
-	m, res := out[:winogradElements*mr*winogradTiles], out[winogradElements*mr*winogradTiles:]
+	out := space(&w.out, winogradElements*(g.C+mr)*tiles+mr*4*tiles)
+	v, out := out[:winogradElements*g.C*tiles], out[winogradElements*g.C*tiles:]
+	m, res := out[:winogradElements*mr*tiles], out[winogradElements*mr*tiles:]
+	lo, hi := float32(math.Inf(-1)), float32(math.Inf(1))
+	if e.Relu {
+		lo = 0
+	}
 	for i := 0; i < n; i += t.group {
 		count := min(t.group, n-i)
 		img := x.F[i*x.Stride:]
@@ -124,15 +145,17 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 			}
 			img = staged
 		}
-		tiles := count * t.th * t.tw
-		for from := 0; from < tiles; from += winogradTiles {
-			runs := t.place(from, min(winogradTiles, tiles-from), y.Stride, e.Halve)
-			lv.winogradIn(g.C, img, t.plane, t.width, &t.at, v)
-			for c := 0; c < p.out; c += mr {
-				lv.winogradOut(g.C, p.panels[c*winogradElements*g.C:], v, m, bias[c:], e.Relu, e.Halve, res)
-				for r := range min(mr, p.out-c) {
-					put(runs, res[r*4*winogradTiles:], y.F[i*y.Stride+(c+r)*t.oh*t.ow:], t.ow)
+		all := count * t.th * t.tw
+		for from := 0; from < all; from += tiles {
+			runs := t.place(from, min(tiles, all-from), y.Stride, e.Halve)
+			lv.winogradIn(g.C, img, t.plane, t.width, t.at[:tiles], v)
+			for c := 0; c < p.out; {
+				h := p.rows.size(c)
+				lv.winogradOut(h, g.C, p.panels[c*winogradElements*g.C:], v, m, bias[c:], lo, hi, e.Halve, res)
+				for r := range h {
+					put(runs, res[r*4*tiles:], 2*tiles, y.F[i*y.Stride+(c+r)*t.oh*t.ow:], t.ow)
 				}
+				c += h
 			}
 		}
 	}
@@ -141,7 +164,7 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 // place finds the tiles from, from+1, ... in the images and where their results go.
 func (t *winogradPlan) place(from, n, strideY int, half bool) []winogradRun {
 	runs := t.runs[:0]
-	for j := range winogradTiles {
+	for j := range t.tiles {
 		tile := from + min(j, n-1)
 		img, row, col := tile/(t.th*t.tw), tile/t.tw%t.th, tile%t.tw
 		t.at[j] = int32(img*t.stride + 2*row*t.width + 2*col)
@@ -163,12 +186,12 @@ func (t *winogradPlan) place(from, n, strideY int, half bool) []winogradRun {
 	return runs
 }
 
-// put copies the results of one channel to their places in y, whose rows have width elements.
-func put(runs []winogradRun, res, y []float32, width int) {
+// put copies the results of one channel, the lower lines from res[lower] on, to their places in y, whose rows have width elements.
+func put(runs []winogradRun, res []float32, lower int, y []float32, width int) {
 	for _, r := range runs {
 		copy(y[r.to:][:r.n], res[r.from:])
 		if r.lower {
-			copy(y[r.to+width:][:r.n], res[2*winogradTiles+r.from:])
+			copy(y[r.to+width:][:r.n], res[lower+r.from:])
 		}
 	}
 }

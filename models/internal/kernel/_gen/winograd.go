@@ -1,17 +1,20 @@
 package main
 
 import (
+	"fmt"
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// winogradIn transforms 4 x 4 places of the image to 16 elements, for two times
-// eight tiles, which may be anywhere. A register holds one row of two of them; so
-// rows are combined before, columns after four registers are transposed.
-func winogradIn() {
-	TEXT("winogradIn", NOSPLIT, "func(c int, x *float32, plane, width int, at *int32, v *float32)")
-	Doc("winogradIn transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from",
+// winogradIn transforms 4 x 4 places of the image to 16 elements, for two registers of tiles, which may be anywhere. A register holds one
+// row of two or four of them; so rows are combined before, columns after four registers are transposed.
+func (s *isa) winogradIn() {
+	TEXT("winogradIn"+s.suffix, NOSPLIT, "func(c int, x *float32, plane, width int, at *int32, v *float32)")
+	Doc(fmt.Sprintf("winogradIn%s transforms %d tiles of c channels: v[(e*c+i)*%d+j] is element e of B'dB, where d is the 4 x 4 places of x from",
+		s.suffix, s.cols(), s.cols()),
 		"at[j]+i*plane on, width apart from row to row. c must be at least 1.")
 	Pragma("noescape")
 	c := Load(Param("c"), GP64())
@@ -22,8 +25,7 @@ func winogradIn() {
 	v := Load(Param("v"), GP64())
 	SHLQ(Imm(2), plane)          // in bytes
 	one, three := GP64(), GP64() // bytes from one element e to the next, and three times as much
-	MOVQ(c, one)
-	SHLQ(Imm(6), one)
+	IMUL3Q(U32(4*s.cols()), c, one)
 	LEAQ(Mem{Base: one, Index: one, Scale: 2}, three)
 	line := [4]reg.Register{x, GP64(), GP64(), GP64()} // the rows of the image
 	for r := 1; r < 4; r++ {
@@ -33,58 +35,54 @@ func winogradIn() {
 	Label("channel")
 	for h := range 2 {
 		MOVQ(v, p)
-		first, _ := combine(line, at, h, 0, 2, false)
-		columns(first, p, one, three, h)
-		second, third := combine(line, at, h, 1, 2, true)
-		columns(second, p, one, three, h)
-		columns(third, p, one, three, h)
-		last, _ := combine(line, at, h, 1, 3, false)
-		columns(last, p, one, three, h)
+		first, _ := s.combine(line, at, h, 0, 2, false)
+		s.columns(first, p, one, three, h)
+		second, third := s.combine(line, at, h, 1, 2, true)
+		s.columns(second, p, one, three, h)
+		s.columns(third, p, one, three, h)
+		last, _ := s.combine(line, at, h, 1, 3, false)
+		s.columns(last, p, one, three, h)
 	}
 	for r := range line {
 		ADDQ(plane, line[r])
 	}
-	ADDQ(Imm(4*cols), v)
+	ADDQ(U32(4*s.cols()), v)
 	DECQ(c)
 	JNZ(LabelRef("channel"))
 	VZEROUPPER()
 	RET()
 }
 
-// combine loads rows r and s of eight tiles, tiles i and i+4 into register i, and
-// returns r-s, or if both is set r+s and s-r.
-func combine(line [4]reg.Register, at reg.Register, h, r, s int, both bool) (t, u [4]reg.VecVirtual) {
+// combine loads rows r and s of a register of tiles, tiles i, i+4, ... into register i, and returns r-s, or if both is set r+s and s-r.
+func (s *isa) combine(line [4]reg.Register, at reg.Register, h, r, q int, both bool) (t, u [4]reg.VecVirtual) {
 	for i := range t {
-		low, high := GP64(), GP64()
-		MOVLQSX(Mem{Base: at, Disp: 4 * (lanes*h + i)}, low)
-		MOVLQSX(Mem{Base: at, Disp: 4 * (lanes*h + i + 4)}, high)
-		load := func(r int) reg.VecVirtual {
-			y := YMM()
-			VBROADCASTF128(Mem{Base: line[r], Index: low, Scale: 4}, y)
-			VINSERTF128(Imm(1), Mem{Base: line[r], Index: high, Scale: 4}, y, y)
-			return y
+		var places [2][]Mem
+		for g := range s.lanes / 4 {
+			place := GP64()
+			MOVLQSX(Mem{Base: at, Disp: 4 * (s.lanes*h + i + 4*g)}, place)
+			places[0] = append(places[0], Mem{Base: line[r], Index: place, Scale: 4})
+			places[1] = append(places[1], Mem{Base: line[q], Index: place, Scale: 4})
 		}
-		d, e := load(r), load(s)
-		t[i] = YMM()
+		d, e := s.quarters(places[0]...), s.quarters(places[1]...)
+		t[i] = s.vec()
 		if !both {
 			VSUBPS(e, d, t[i])
 			continue
 		}
-		u[i] = YMM()
+		u[i] = s.vec()
 		VADDPS(e, d, t[i])
 		VSUBPS(d, e, u[i])
 	}
 	return t, u
 }
 
-// columns transposes a row of eight tiles, combines its columns and stores them at
-// p, which it moves on to the next row of elements.
-func columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
-	for s, y := range differences(transposed(t)) {
-		m := Mem{Base: p, Disp: 4 * lanes * h}
-		switch s {
+// columns transposes a row of tiles, combines its columns and stores them at p, which it moves on to the next row of elements.
+func (s *isa) columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
+	for i, y := range s.differences(s.transposed(t)) {
+		m := Mem{Base: p, Disp: 4 * s.lanes * h}
+		switch i {
 		case 1, 2:
-			m.Index, m.Scale = one, uint8(s)
+			m.Index, m.Scale = one, uint8(i)
 		case 3:
 			m.Index, m.Scale = three, 1
 		}
@@ -93,24 +91,9 @@ func columns(t [4]reg.VecVirtual, p, one, three reg.Register, h int) {
 	LEAQ(Mem{Base: p, Index: one, Scale: 4}, p)
 }
 
-// transposed transposes the two 4 x 4 matrices in the halves of t.
-func transposed(t [4]reg.VecVirtual) [4]reg.VecVirtual {
-	a, b, c, d := YMM(), YMM(), YMM(), YMM()
-	VUNPCKLPS(t[1], t[0], a)
-	VUNPCKHPS(t[1], t[0], b)
-	VUNPCKLPS(t[3], t[2], c)
-	VUNPCKHPS(t[3], t[2], d)
-	e := [4]reg.VecVirtual{YMM(), YMM(), YMM(), YMM()}
-	VUNPCKLPD(c, a, e[0])
-	VUNPCKHPD(c, a, e[1])
-	VUNPCKLPD(d, b, e[2])
-	VUNPCKHPD(d, b, e[3])
-	return e
-}
-
 // differences is d0-d2, d1+d2, d2-d1, d1-d3.
-func differences(d [4]reg.VecVirtual) [4]reg.VecVirtual {
-	t := [4]reg.VecVirtual{YMM(), YMM(), YMM(), YMM()}
+func (s *isa) differences(d [4]reg.VecVirtual) [4]reg.VecVirtual {
+	t := [4]reg.VecVirtual{s.vec(), s.vec(), s.vec(), s.vec()}
 	VSUBPS(d[2], d[0], t[0])
 	VADDPS(d[2], d[1], t[1])
 	VSUBPS(d[1], d[2], t[2])
@@ -118,103 +101,86 @@ func differences(d [4]reg.VecVirtual) [4]reg.VecVirtual {
 	return t
 }
 
-// winogradProducts is the 16 products of a panel of weights.
-func winogradProducts() {
-	TEXT("winogradProducts", NOSPLIT, "func(k int, a, b, c *float32)")
-	Doc("winogradProducts computes for 16 pairs of panels, that lie one after the other in a and b, what tile6x16 does: c[e*96+i*16+j] = sum",
-		"over p of a[(e*k+p)*6+i] * b[(e*k+p)*16+j].")
-	Pragma("noescape")
-	a := Load(Param("a"), GP64())
-	b := Load(Param("b"), GP64())
-	c := Load(Param("c"), GP64())
-	n, k := GP64(), GP64()
-	MOVQ(U64(16), n)
-	Label("tile")
-	Load(Param("k"), k)
-	acc := newSums(rows, cols/lanes)
-	accumulate(k, acc, loop{
-		left:  func(p, i int) Mem { return Mem{Base: a, Disp: 4 * (p*rows + i)} },
-		right: func(p, h int) Mem { return Mem{Base: b, Disp: 4 * (p*cols + h*lanes)} },
-		advance: func(steps int) {
-			ADDQ(U32(4*steps*rows), a)
-			ADDQ(U32(4*steps*cols), b)
-		},
-	})
-	Label("finish")
-	for i := range acc {
-		for h, v := range acc[i] {
-			VMOVUPS(v, Mem{Base: c, Disp: 4 * (i*cols + h*lanes)})
-		}
-	}
-	ADDQ(U32(4*rows*cols), c)
-	DECQ(n)
-	JNZ(LabelRef("tile"))
-	VZEROUPPER()
-	RET()
-}
-
 // winogradOut transforms the 16 products of a tile to 2 x 2 results.
-func winogradOut() {
-	TEXT("winogradOut", NOSPLIT, "func(m, bias *float32, relu, half int, dst *float32)")
-	Doc("winogradOut computes for 6 rows of 16 tiles the 2 x 2 elements of A'MA, where element e of tile j of row i is m[e*96+i*16+j], adds",
-		"bias[i] and, if relu is not 0, replaces negative values by 0. If half is not 0, dst[i*64+j] is the greatest of the four (NaN when one",
-		"of them is); else dst[i*64+2*j] and dst[i*64+2*j+1] are the upper two and dst[i*64+32+2*j] and dst[i*64+32+2*j+1] the lower.")
+func (s *isa) winogradOut() {
+	T := s.cols()
+	TEXT("winogradOut"+s.suffix, NOSPLIT, "func(rows int, m, bias *float32, lo, hi float32, half int, dst *float32)")
+	Doc(fmt.Sprintf("winogradOut%s computes for rows of %d tiles the 2 x 2 elements of A'MA, where element e of tile j of row i is", s.suffix, T),
+		fmt.Sprintf("m[(e*rows+i)*%d+j], adds bias[i] and limits them to lo and hi. If half is not 0, dst[i*%d+j] is the greatest of the four", T, 4*T),
+		fmt.Sprintf("(NaN when one of them is); else dst[i*%d+2*j] and dst[i*%d+2*j+1] are the upper two and dst[i*%d+%d+2*j] and the one after it", 4*T, 4*T, 4*T, 2*T),
+		"the lower two. rows must be at least 1.")
 	Pragma("noescape")
+	left := Load(Param("rows"), GP64())
 	m := Load(Param("m"), GP64())
 	bias := Load(Param("bias"), GP64())
-	relu := Load(Param("relu"), GP64())
 	half := Load(Param("half"), GP64())
 	dst := Load(Param("dst"), GP64())
-	left, n := GP64(), GP64()
-	MOVQ(U64(rows), left)
+	one, three, n, p := GP64(), GP64(), GP64(), GP64()
+	IMUL3Q(U32(4*T), left, one) // bytes from one element e to the next
+	LEAQ(Mem{Base: one, Index: one, Scale: 2}, three)
 	Label("row")
 	MOVQ(U64(2), n)
 	Label("registers")
+	MOVQ(m, p)
 	var y [2][4]reg.VecVirtual
-	for s := range 4 {
-		var e [4]reg.VecVirtual
-		for r := range e {
-			e[r] = YMM()
-			VMOVUPS(Mem{Base: m, Disp: 4 * rows * cols * (4*r + s)}, e[r])
+	// Row by row of elements; sums over the rows in registers.
+	for r := range 4 {
+		for q := range 4 {
+			at := Mem{Base: p}
+			switch q {
+			case 1, 2:
+				at.Index, at.Scale = one, uint8(q)
+			case 3:
+				at.Index, at.Scale = three, 1
+			}
+			switch r {
+			case 0:
+				y[0][q] = s.vec()
+				VMOVUPS(at, y[0][q])
+			case 1:
+				y[1][q] = s.vec()
+				VMOVUPS(at, y[1][q])
+				VADDPS(y[1][q], y[0][q], y[0][q])
+			case 2:
+				e := s.vec()
+				VMOVUPS(at, e)
+				VADDPS(e, y[0][q], y[0][q])
+				VSUBPS(e, y[1][q], y[1][q])
+			case 3:
+				VSUBPS(at, y[1][q], y[1][q])
+			}
 		}
-		y[0][s], y[1][s] = sumsOf(e)
+		if r < 3 {
+			LEAQ(Mem{Base: p, Index: one, Scale: 4}, p)
+		}
 	}
-	b, zero := YMM(), YMM()
-	VBROADCASTSS(Mem{Base: bias}, b)
 	var q [4]reg.VecVirtual
 	for r := range y {
-		q[2*r], q[2*r+1] = sumsOf(y[r])
+		q[2*r], q[2*r+1] = s.sumsOf(y[r])
 	}
-	for _, v := range q {
-		VADDPS(b, v, v)
-	}
-	TESTQ(relu, relu)
-	JZ(LabelRef("any"))
-	VXORPS(zero, zero, zero)
-	for _, v := range q {
-		VMAXPS(v, zero, v) // keeps NaN
-	}
-	Label("any")
+	s.end(q[:], bias)
 	TESTQ(half, half)
 	JZ(LabelRef("all"))
-	maximum(q[1], q[0])
-	maximum(q[3], q[2])
-	maximum(q[2], q[0])
+	s.maximum(q[1], q[0])
+	s.maximum(q[3], q[2])
+	s.maximum(q[2], q[0])
 	VMOVUPS(q[0], Mem{Base: dst})
-	ADDQ(Imm(4*lanes), dst)
+	ADDQ(U32(4*s.lanes), dst)
 	JMP(LabelRef("next"))
 	Label("all")
-	interleave(q, dst)
-	ADDQ(Imm(8*lanes), dst)
+	for r := range 2 {
+		s.interleave(q[2*r], q[2*r+1], dst, 4*2*T*r)
+	}
+	ADDQ(U32(8*s.lanes), dst)
 	Label("next")
-	ADDQ(Imm(4*lanes), m)
+	ADDQ(U32(4*s.lanes), m)
 	DECQ(n)
 	JNZ(LabelRef("registers"))
 	ADDQ(Imm(4), bias)
-	ADDQ(U32(4*2*cols), dst) // which was moved by 16 or 32 elements
+	ADDQ(U32(4*2*T), dst) // which was moved by T or 2*T elements
 	TESTQ(half, half)
 	JZ(LabelRef("moved"))
-	ADDQ(Imm(4*cols), dst)
+	ADDQ(U32(4*T), dst)
 	Label("moved")
 	DECQ(left)
 	JNZ(LabelRef("row"))
@@ -222,9 +188,31 @@ func winogradOut() {
 	RET()
 }
 
+// end adds the bias of the row and limits the results; NaN stays.
+func (s *isa) end(q []reg.VecVirtual, bias reg.Register) {
+	b, lo, hi := s.vec(), s.vec(), s.vec()
+	VBROADCASTSS(Mem{Base: bias}, b)
+	VBROADCASTSS(mustAddr("lo"), lo)
+	VBROADCASTSS(mustAddr("hi"), hi)
+	for _, v := range q {
+		VADDPS(b, v, v)
+		VMAXPS(v, lo, v)
+		VMINPS(v, hi, v)
+	}
+}
+
+// mustAddr is the place of an argument.
+func mustAddr(name string) Mem {
+	b, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return b.Addr
+}
+
 // sumsOf is e0+e1+e2 and e1-e2-e3.
-func sumsOf(e [4]reg.VecVirtual) (p, q reg.VecVirtual) {
-	p, q = YMM(), YMM()
+func (s *isa) sumsOf(e [4]reg.VecVirtual) (p, q reg.VecVirtual) {
+	p, q = s.vec(), s.vec()
 	VADDPS(e[1], e[0], p)
 	VADDPS(e[2], p, p)
 	VSUBPS(e[2], e[1], q)
@@ -232,15 +220,33 @@ func sumsOf(e [4]reg.VecVirtual) (p, q reg.VecVirtual) {
 	return p, q
 }
 
-// interleave stores the upper two results of eight tiles, then the lower two.
-func interleave(q [4]reg.VecVirtual, dst reg.Register) {
-	for r := range 2 {
-		low, high, v := YMM(), YMM(), YMM()
-		VUNPCKLPS(q[2*r+1], q[2*r], low)
-		VUNPCKHPS(q[2*r+1], q[2*r], high)
+// interleave stores two registers element by element.
+func (s *isa) interleave(a, b reg.VecVirtual, dst reg.Register, disp int) {
+	low, high, v := s.vec(), s.vec(), s.vec()
+	if s.lanes == 8 {
+		VUNPCKLPS(b, a, low)
+		VUNPCKHPS(b, a, high)
 		VPERM2F128(Imm(0x20), high, low, v)
-		VMOVUPS(v, Mem{Base: dst, Disp: 4 * 2 * cols * r})
+		VMOVUPS(v, Mem{Base: dst, Disp: disp})
 		VPERM2F128(Imm(0x31), high, low, v)
-		VMOVUPS(v, Mem{Base: dst, Disp: 4 * (2*cols*r + lanes)})
+		VMOVUPS(v, Mem{Base: dst, Disp: disp + 4*8})
+		return
 	}
+	for h := range 2 {
+		var words []uint64
+		for i := range 8 {
+			words = append(words, uint64(8*h+i), uint64(16+8*h+i))
+		}
+		v := s.vec()
+		VMOVDQU32(s.constant(fmt.Sprintf("interleave%d", h), 4, words...), v)
+		VPERMI2PS(b, a, v)
+		VMOVUPS(v, Mem{Base: dst, Disp: disp + 4*16*h})
+	}
+}
+
+// float is a constant in all elements of a register.
+func (s *isa) float(x float32) reg.VecVirtual {
+	v := s.vec()
+	VBROADCASTSS(s.constant(fmt.Sprintf("float%08x", math.Float32bits(x)), 4, uint64(math.Float32bits(x))), v)
+	return v
 }
