@@ -12,18 +12,36 @@ TEXT ·tileAVX2x1(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
-	JEQ    series
 	CMPQ   SI, $0x03
-	JEQ    pairs
-	CMPQ   SI, $0x04
-	JEQ    wide
+	JEQ    series
+	CMPQ   SI, $0x05
+	JGE    several
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R8
+	LEAQ       windowAVX2<>+64(SB), R9
+	SHLQ       $0x02, R8
+	SUBQ       R8, R9
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R9), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -76,17 +94,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), SI
 	SHLQ       $0x02, DX
 	SUBQ       DX, SI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, DX
-	VMOVUPS    (SI), Y2
-	VMASKMOVPS (DX), Y2, Y2
-	VADDPS     Y2, Y0, Y0
-	VMOVUPS    32(SI), Y2
-	VMASKMOVPS 32(DX), Y2, Y2
-	VADDPS     Y2, Y1, Y1
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), DX
@@ -141,10 +148,8 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -191,9 +196,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -242,6 +245,60 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), SI
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	VBROADCASTSS (DX), Y2
+	MOVL         (SI), DI
+	VMOVUPS      (BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	VBROADCASTSS 4(DX), Y2
+	MOVL         4(SI), DI
+	VMOVUPS      (BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	VBROADCASTSS 8(DX), Y2
+	MOVL         8(SI), DI
+	VMOVUPS      (BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	VBROADCASTSS 12(DX), Y2
+	MOVL         12(SI), DI
+	VMOVUPS      (BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, SI
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	VBROADCASTSS (DX), Y2
+	MOVL         (SI), DI
+	VMOVUPS      (BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(BX)(DI*4), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, SI
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:
@@ -303,10 +360,9 @@ series_done:
 	VZEROUPPER
 	RET
 
-pairs:
-	MOVQ   40(AX), SI
-	SHLQ   $0x02, SI
-	LEAQ   (SI)(SI*2), DI
+several:
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    several_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -315,6 +371,29 @@ pairs:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	JMP    several_begun
+
+several_old:
+	MOVQ    56(AX), DI
+	MOVQ    64(AX), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+	VMOVUPS 128(DI), Y4
+	VMOVUPS 160(DI), Y5
+	VMOVUPS 192(DI), Y6
+	VMOVUPS 224(DI), Y7
+
+several_begun:
+	CMPQ SI, $0x06
+	JEQ  wide
+	CMPQ SI, $0x07
+	JEQ  sparsewide
+	MOVQ 40(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), DI
 
 pairs_rounds:
 	CMPQ         CX, $0x04
@@ -423,27 +502,6 @@ finishwide:
 	MOVQ    64(AX), DX
 	MOVQ    80(AX), BX
 	SHLQ    $0x02, DX
-	TESTQ   $0x00000001, BX
-	JZ      several_added
-	MOVQ    CX, DX
-	VMOVUPS (DX), Y8
-	VADDPS  Y8, Y0, Y0
-	VMOVUPS 32(DX), Y8
-	VADDPS  Y8, Y1, Y1
-	VMOVUPS 64(DX), Y8
-	VADDPS  Y8, Y2, Y2
-	VMOVUPS 96(DX), Y8
-	VADDPS  Y8, Y3, Y3
-	VMOVUPS 128(DX), Y8
-	VADDPS  Y8, Y4, Y4
-	VMOVUPS 160(DX), Y8
-	VADDPS  Y8, Y5, Y5
-	VMOVUPS 192(DX), Y8
-	VADDPS  Y8, Y6, Y6
-	VMOVUPS 224(DX), Y8
-	VADDPS  Y8, Y7, Y7
-
-several_added:
 	TESTQ   $0x00000002, BX
 	JZ      several_columns
 	MOVQ    72(AX), DX
@@ -527,19 +585,11 @@ several_limited:
 	RET
 
 wide:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	MOVQ   40(AX), SI
-	SHLQ   $0x02, SI
-	LEAQ   (SI)(SI*2), DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 40(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), DI
 
 wide_rounds:
 	CMPQ         CX, $0x04
@@ -645,6 +695,126 @@ wide_rest:
 wide_done:
 	JMP finishwide
 
+sparsewide:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), SI
+	MOVQ 40(AX), DI
+	LEAQ (BX)(DI*4), R8
+	MOVQ 40(AX), DI
+	LEAQ (R8)(DI*4), R9
+	MOVQ 40(AX), DI
+	LEAQ (R9)(DI*4), R10
+
+sparsewide_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparsewide_rest
+	VBROADCASTSS (DX), Y8
+	MOVL         (SI), DI
+	VMOVUPS      (BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      32(BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMOVUPS      (R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      32(R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y3
+	VMOVUPS      (R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      32(R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      32(R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y7
+	VBROADCASTSS 4(DX), Y8
+	MOVL         4(SI), DI
+	VMOVUPS      (BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      32(BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMOVUPS      (R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      32(R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y3
+	VMOVUPS      (R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      32(R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      32(R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y7
+	VBROADCASTSS 8(DX), Y8
+	MOVL         8(SI), DI
+	VMOVUPS      (BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      32(BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMOVUPS      (R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      32(R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y3
+	VMOVUPS      (R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      32(R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      32(R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y7
+	VBROADCASTSS 12(DX), Y8
+	MOVL         12(SI), DI
+	VMOVUPS      (BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      32(BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMOVUPS      (R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      32(R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y3
+	VMOVUPS      (R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      32(R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      32(R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y7
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, SI
+	SUBQ         $0x04, CX
+	JMP          sparsewide_rounds
+
+sparsewide_rest:
+	TESTQ        CX, CX
+	JZ           sparsewide_done
+	VBROADCASTSS (DX), Y8
+	MOVL         (SI), DI
+	VMOVUPS      (BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      32(BX)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMOVUPS      (R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      32(R8)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y3
+	VMOVUPS      (R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      32(R9)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      32(R10)(DI*4), Y9
+	VFMADD231PS  Y9, Y8, Y7
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, SI
+	DECQ         CX
+	JMP          sparsewide_rest
+
+sparsewide_done:
+	JMP finishwide
+
 DATA windowAVX2<>+0(SB)/4, $0xffffffff
 DATA windowAVX2<>+4(SB)/4, $0xffffffff
 DATA windowAVX2<>+8(SB)/4, $0xffffffff
@@ -687,20 +857,43 @@ TEXT ·tileAVX2x2(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
-	JEQ    series
 	CMPQ   SI, $0x03
-	JEQ    pairs
-	CMPQ   SI, $0x04
-	JEQ    wide
+	JEQ    series
+	CMPQ   SI, $0x05
+	JGE    several
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R9
+	LEAQ       windowAVX2<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R10), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DI), Y2, Y2
+	VMOVUPS    32(R10), Y3
+	VMASKMOVPS 32(DI), Y3, Y3
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -768,24 +961,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), DI
 	SHLQ       $0x02, SI
 	SUBQ       SI, DI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, SI
-	VMOVUPS    (DI), Y4
-	VMASKMOVPS (SI), Y4, Y4
-	VADDPS     Y4, Y0, Y0
-	VMOVUPS    32(DI), Y4
-	VMASKMOVPS 32(SI), Y4, Y4
-	VADDPS     Y4, Y1, Y1
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y4
-	VMASKMOVPS (SI), Y4, Y4
-	VADDPS     Y4, Y2, Y2
-	VMOVUPS    32(DI), Y4
-	VMASKMOVPS 32(SI), Y4, Y4
-	VADDPS     Y4, Y3, Y3
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), SI
@@ -859,12 +1034,8 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -926,11 +1097,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -994,6 +1161,75 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), DI
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y4
+	VMOVUPS      32(BX)(R8*4), Y5
+	VBROADCASTSS (DX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (DX)(SI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	MOVL         4(DI), R8
+	VMOVUPS      (BX)(R8*4), Y4
+	VMOVUPS      32(BX)(R8*4), Y5
+	VBROADCASTSS 4(DX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(DX)(SI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	MOVL         8(DI), R8
+	VMOVUPS      (BX)(R8*4), Y4
+	VMOVUPS      32(BX)(R8*4), Y5
+	VBROADCASTSS 8(DX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 8(DX)(SI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	MOVL         12(DI), R8
+	VMOVUPS      (BX)(R8*4), Y4
+	VMOVUPS      32(BX)(R8*4), Y5
+	VBROADCASTSS 12(DX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 12(DX)(SI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y4
+	VMOVUPS      32(BX)(R8*4), Y5
+	VBROADCASTSS (DX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (DX)(SI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:
@@ -1074,9 +1310,9 @@ series_done:
 	VZEROUPPER
 	RET
 
-pairs:
-	MOVQ   40(AX), SI
-	SHLQ   $0x02, SI
+several:
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    several_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1085,6 +1321,29 @@ pairs:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	JMP    several_begun
+
+several_old:
+	MOVQ    56(AX), DI
+	MOVQ    64(AX), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	VMOVUPS 64(DI), Y6
+	VMOVUPS 96(DI), Y7
+
+several_begun:
+	CMPQ SI, $0x06
+	JEQ  wide
+	CMPQ SI, $0x07
+	JEQ  sparsewide
+	MOVQ 40(AX), SI
+	SHLQ $0x02, SI
 
 pairs_rounds:
 	CMPQ         CX, $0x04
@@ -1178,28 +1437,6 @@ finishwide:
 	MOVQ    64(AX), DX
 	MOVQ    80(AX), BX
 	SHLQ    $0x02, DX
-	TESTQ   $0x00000001, BX
-	JZ      several_added
-	MOVQ    CX, SI
-	VMOVUPS (SI), Y8
-	VADDPS  Y8, Y0, Y0
-	VMOVUPS 32(SI), Y8
-	VADDPS  Y8, Y1, Y1
-	VMOVUPS 64(SI), Y8
-	VADDPS  Y8, Y2, Y2
-	VMOVUPS 96(SI), Y8
-	VADDPS  Y8, Y3, Y3
-	ADDQ    DX, SI
-	VMOVUPS (SI), Y8
-	VADDPS  Y8, Y4, Y4
-	VMOVUPS 32(SI), Y8
-	VADDPS  Y8, Y5, Y5
-	VMOVUPS 64(SI), Y8
-	VADDPS  Y8, Y6, Y6
-	VMOVUPS 96(SI), Y8
-	VADDPS  Y8, Y7, Y7
-
-several_added:
 	TESTQ   $0x00000002, BX
 	JZ      several_columns
 	MOVQ    72(AX), SI
@@ -1281,18 +1518,10 @@ several_limited:
 	RET
 
 wide:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	MOVQ   40(AX), DI
-	SHLQ   $0x02, DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 40(AX), DI
+	SHLQ $0x02, DI
 
 wide_rounds:
 	CMPQ         CX, $0x04
@@ -1383,6 +1612,107 @@ wide_rest:
 wide_done:
 	JMP finishwide
 
+sparsewide:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), DI
+	MOVQ 40(AX), R8
+	LEAQ (BX)(R8*4), R9
+
+sparsewide_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparsewide_rest
+	VBROADCASTSS (DX), Y8
+	VBROADCASTSS (DX)(SI*1), Y9
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      32(R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	VBROADCASTSS 4(DX), Y8
+	VBROADCASTSS 4(DX)(SI*1), Y9
+	MOVL         4(DI), R8
+	VMOVUPS      (BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      32(R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	VBROADCASTSS 8(DX), Y8
+	VBROADCASTSS 8(DX)(SI*1), Y9
+	MOVL         8(DI), R8
+	VMOVUPS      (BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      32(R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	VBROADCASTSS 12(DX), Y8
+	VBROADCASTSS 12(DX)(SI*1), Y9
+	MOVL         12(DI), R8
+	VMOVUPS      (BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      32(R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	SUBQ         $0x04, CX
+	JMP          sparsewide_rounds
+
+sparsewide_rest:
+	TESTQ        CX, CX
+	JZ           sparsewide_done
+	VBROADCASTSS (DX), Y8
+	VBROADCASTSS (DX)(SI*1), Y9
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(BX)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      32(R9)(R8*4), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	DECQ         CX
+	JMP          sparsewide_rest
+
+sparsewide_done:
+	JMP finishwide
+
 // func tileAVX2x3(t *[14]int)
 // Requires: AVX, FMA3
 TEXT ·tileAVX2x3(SB), NOSPLIT, $0-8
@@ -1391,22 +1721,50 @@ TEXT ·tileAVX2x3(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
-	JEQ    series
 	CMPQ   SI, $0x03
-	JEQ    pairs
-	CMPQ   SI, $0x04
-	JEQ    wide
+	JEQ    series
+	CMPQ   SI, $0x05
+	JGE    several
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R9
+	LEAQ       windowAVX2<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R10), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DI), Y2, Y2
+	VMOVUPS    32(R10), Y3
+	VMASKMOVPS 32(DI), Y3, Y3
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(DI), Y5, Y5
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -1489,31 +1847,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), DI
 	SHLQ       $0x02, SI
 	SUBQ       SI, DI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, SI
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS (SI), Y6, Y6
-	VADDPS     Y6, Y0, Y0
-	VMOVUPS    32(DI), Y6
-	VMASKMOVPS 32(SI), Y6, Y6
-	VADDPS     Y6, Y1, Y1
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS (SI), Y6, Y6
-	VADDPS     Y6, Y2, Y2
-	VMOVUPS    32(DI), Y6
-	VMASKMOVPS 32(SI), Y6, Y6
-	VADDPS     Y6, Y3, Y3
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS (SI), Y6, Y6
-	VADDPS     Y6, Y4, Y4
-	VMOVUPS    32(DI), Y6
-	VMASKMOVPS 32(SI), Y6, Y6
-	VADDPS     Y6, Y5, Y5
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), SI
@@ -1606,14 +1939,8 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -1690,13 +2017,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -1775,6 +2096,90 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), DI
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y6
+	VMOVUPS      32(BX)(R8*4), Y7
+	VBROADCASTSS (DX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (DX)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (DX)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	MOVL         4(DI), R8
+	VMOVUPS      (BX)(R8*4), Y6
+	VMOVUPS      32(BX)(R8*4), Y7
+	VBROADCASTSS 4(DX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(DX)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 4(DX)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	MOVL         8(DI), R8
+	VMOVUPS      (BX)(R8*4), Y6
+	VMOVUPS      32(BX)(R8*4), Y7
+	VBROADCASTSS 8(DX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 8(DX)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 8(DX)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	MOVL         12(DI), R8
+	VMOVUPS      (BX)(R8*4), Y6
+	VMOVUPS      32(BX)(R8*4), Y7
+	VBROADCASTSS 12(DX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 12(DX)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 12(DX)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y6
+	VMOVUPS      32(BX)(R8*4), Y7
+	VBROADCASTSS (DX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (DX)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (DX)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:
@@ -1874,9 +2279,9 @@ series_done:
 	VZEROUPPER
 	RET
 
-pairs:
-	MOVQ   40(AX), SI
-	SHLQ   $0x02, SI
+several:
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    several_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1889,6 +2294,34 @@ pairs:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
+	JMP    several_begun
+
+several_old:
+	MOVQ    56(AX), DI
+	MOVQ    64(AX), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	VMOVUPS 64(DI), Y6
+	VMOVUPS 96(DI), Y7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y8
+	VMOVUPS 32(DI), Y9
+	VMOVUPS 64(DI), Y10
+	VMOVUPS 96(DI), Y11
+
+several_begun:
+	CMPQ SI, $0x06
+	JEQ  wide
+	CMPQ SI, $0x07
+	JEQ  sparsewide
+	MOVQ 40(AX), SI
+	SHLQ $0x02, SI
 
 pairs_rounds:
 	CMPQ         CX, $0x04
@@ -2007,37 +2440,6 @@ finishwide:
 	MOVQ    64(AX), DX
 	MOVQ    80(AX), BX
 	SHLQ    $0x02, DX
-	TESTQ   $0x00000001, BX
-	JZ      several_added
-	MOVQ    CX, SI
-	VMOVUPS (SI), Y12
-	VADDPS  Y12, Y0, Y0
-	VMOVUPS 32(SI), Y12
-	VADDPS  Y12, Y1, Y1
-	VMOVUPS 64(SI), Y12
-	VADDPS  Y12, Y2, Y2
-	VMOVUPS 96(SI), Y12
-	VADDPS  Y12, Y3, Y3
-	ADDQ    DX, SI
-	VMOVUPS (SI), Y12
-	VADDPS  Y12, Y4, Y4
-	VMOVUPS 32(SI), Y12
-	VADDPS  Y12, Y5, Y5
-	VMOVUPS 64(SI), Y12
-	VADDPS  Y12, Y6, Y6
-	VMOVUPS 96(SI), Y12
-	VADDPS  Y12, Y7, Y7
-	ADDQ    DX, SI
-	VMOVUPS (SI), Y12
-	VADDPS  Y12, Y8, Y8
-	VMOVUPS 32(SI), Y12
-	VADDPS  Y12, Y9, Y9
-	VMOVUPS 64(SI), Y12
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 96(SI), Y12
-	VADDPS  Y12, Y11, Y11
-
-several_added:
 	TESTQ   $0x00000002, BX
 	JZ      several_columns
 	MOVQ    72(AX), SI
@@ -2145,22 +2547,10 @@ several_limited:
 	RET
 
 wide:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	MOVQ   40(AX), DI
-	SHLQ   $0x02, DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 40(AX), DI
+	SHLQ $0x02, DI
 
 wide_rounds:
 	CMPQ         CX, $0x04
@@ -2276,6 +2666,132 @@ wide_rest:
 wide_done:
 	JMP finishwide
 
+sparsewide:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	MOVQ 48(AX), DI
+	MOVQ 40(AX), R8
+	LEAQ (BX)(R8*4), R9
+
+sparsewide_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparsewide_rest
+	VBROADCASTSS (DX), Y12
+	VBROADCASTSS (DX)(SI*1), Y13
+	VBROADCASTSS (DX)(SI*2), Y14
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      32(BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y1
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      (R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      32(R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y3
+	VFMADD231PS  Y15, Y13, Y7
+	VFMADD231PS  Y15, Y14, Y11
+	VBROADCASTSS 4(DX), Y12
+	VBROADCASTSS 4(DX)(SI*1), Y13
+	VBROADCASTSS 4(DX)(SI*2), Y14
+	MOVL         4(DI), R8
+	VMOVUPS      (BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      32(BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y1
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      (R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      32(R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y3
+	VFMADD231PS  Y15, Y13, Y7
+	VFMADD231PS  Y15, Y14, Y11
+	VBROADCASTSS 8(DX), Y12
+	VBROADCASTSS 8(DX)(SI*1), Y13
+	VBROADCASTSS 8(DX)(SI*2), Y14
+	MOVL         8(DI), R8
+	VMOVUPS      (BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      32(BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y1
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      (R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      32(R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y3
+	VFMADD231PS  Y15, Y13, Y7
+	VFMADD231PS  Y15, Y14, Y11
+	VBROADCASTSS 12(DX), Y12
+	VBROADCASTSS 12(DX)(SI*1), Y13
+	VBROADCASTSS 12(DX)(SI*2), Y14
+	MOVL         12(DI), R8
+	VMOVUPS      (BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      32(BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y1
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      (R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      32(R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y3
+	VFMADD231PS  Y15, Y13, Y7
+	VFMADD231PS  Y15, Y14, Y11
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	SUBQ         $0x04, CX
+	JMP          sparsewide_rounds
+
+sparsewide_rest:
+	TESTQ        CX, CX
+	JZ           sparsewide_done
+	VBROADCASTSS (DX), Y12
+	VBROADCASTSS (DX)(SI*1), Y13
+	VBROADCASTSS (DX)(SI*2), Y14
+	MOVL         (DI), R8
+	VMOVUPS      (BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      32(BX)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y1
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      (R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      32(R9)(R8*4), Y15
+	VFMADD231PS  Y15, Y12, Y3
+	VFMADD231PS  Y15, Y13, Y7
+	VFMADD231PS  Y15, Y14, Y11
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	DECQ         CX
+	JMP          sparsewide_rest
+
+sparsewide_done:
+	JMP finishwide
+
 // func tileAVX2x4(t *[14]int)
 // Requires: AVX, FMA3
 TEXT ·tileAVX2x4(SB), NOSPLIT, $0-8
@@ -2284,12 +2800,10 @@ TEXT ·tileAVX2x4(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
+	CMPQ   SI, $0x03
 	JEQ    series
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2298,6 +2812,43 @@ TEXT ·tileAVX2x4(SB), NOSPLIT, $0-8
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R9
+	LEAQ       windowAVX2<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R10), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DI), Y2, Y2
+	VMOVUPS    32(R10), Y3
+	VMASKMOVPS 32(DI), Y3, Y3
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(DI), Y5, Y5
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (DI), Y6, Y6
+	VMOVUPS    32(R10), Y7
+	VMASKMOVPS 32(DI), Y7, Y7
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -2395,38 +2946,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), DI
 	SHLQ       $0x02, SI
 	SUBQ       SI, DI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, SI
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (SI), Y8, Y8
-	VADDPS     Y8, Y0, Y0
-	VMOVUPS    32(DI), Y8
-	VMASKMOVPS 32(SI), Y8, Y8
-	VADDPS     Y8, Y1, Y1
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (SI), Y8, Y8
-	VADDPS     Y8, Y2, Y2
-	VMOVUPS    32(DI), Y8
-	VMASKMOVPS 32(SI), Y8, Y8
-	VADDPS     Y8, Y3, Y3
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (SI), Y8, Y8
-	VADDPS     Y8, Y4, Y4
-	VMOVUPS    32(DI), Y8
-	VMASKMOVPS 32(SI), Y8, Y8
-	VADDPS     Y8, Y5, Y5
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (SI), Y8, Y8
-	VADDPS     Y8, Y6, Y6
-	VMOVUPS    32(DI), Y8
-	VMASKMOVPS 32(SI), Y8, Y8
-	VADDPS     Y8, Y7, Y7
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), SI
@@ -2538,18 +3057,10 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	LEAQ   (DX)(SI*1), DI
-	LEAQ   (DI)(SI*2), DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -2643,15 +3154,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -2745,6 +3248,109 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
+	MOVQ 48(AX), R8
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y8
+	VMOVUPS      32(BX)(R9*4), Y9
+	VBROADCASTSS (DX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (DX)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (DX)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (DI), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	MOVL         4(R8), R9
+	VMOVUPS      (BX)(R9*4), Y8
+	VMOVUPS      32(BX)(R9*4), Y9
+	VBROADCASTSS 4(DX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(DX)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 4(DX)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 4(DI), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	MOVL         8(R8), R9
+	VMOVUPS      (BX)(R9*4), Y8
+	VMOVUPS      32(BX)(R9*4), Y9
+	VBROADCASTSS 8(DX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 8(DX)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 8(DX)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 8(DI), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	MOVL         12(R8), R9
+	VMOVUPS      (BX)(R9*4), Y8
+	VMOVUPS      32(BX)(R9*4), Y9
+	VBROADCASTSS 12(DX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 12(DX)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 12(DX)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 12(DI), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, R8
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y8
+	VMOVUPS      32(BX)(R9*4), Y9
+	VBROADCASTSS (DX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (DX)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (DX)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (DI), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	ADDQ         $0x00000004, R8
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:
@@ -2871,12 +3477,10 @@ TEXT ·tileAVX2x5(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
+	CMPQ   SI, $0x03
 	JEQ    series
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2887,6 +3491,48 @@ TEXT ·tileAVX2x5(SB), NOSPLIT, $0-8
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R9
+	LEAQ       windowAVX2<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R10), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DI), Y2, Y2
+	VMOVUPS    32(R10), Y3
+	VMASKMOVPS 32(DI), Y3, Y3
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(DI), Y5, Y5
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (DI), Y6, Y6
+	VMOVUPS    32(R10), Y7
+	VMASKMOVPS 32(DI), Y7, Y7
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y8
+	VMASKMOVPS (DI), Y8, Y8
+	VMOVUPS    32(R10), Y9
+	VMASKMOVPS 32(DI), Y9, Y9
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -2999,45 +3645,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), DI
 	SHLQ       $0x02, SI
 	SUBQ       SI, DI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, SI
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (SI), Y10, Y10
-	VADDPS     Y10, Y0, Y0
-	VMOVUPS    32(DI), Y10
-	VMASKMOVPS 32(SI), Y10, Y10
-	VADDPS     Y10, Y1, Y1
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (SI), Y10, Y10
-	VADDPS     Y10, Y2, Y2
-	VMOVUPS    32(DI), Y10
-	VMASKMOVPS 32(SI), Y10, Y10
-	VADDPS     Y10, Y3, Y3
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (SI), Y10, Y10
-	VADDPS     Y10, Y4, Y4
-	VMOVUPS    32(DI), Y10
-	VMASKMOVPS 32(SI), Y10, Y10
-	VADDPS     Y10, Y5, Y5
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (SI), Y10, Y10
-	VADDPS     Y10, Y6, Y6
-	VMOVUPS    32(DI), Y10
-	VMASKMOVPS 32(SI), Y10, Y10
-	VADDPS     Y10, Y7, Y7
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (SI), Y10, Y10
-	VADDPS     Y10, Y8, Y8
-	VMOVUPS    32(DI), Y10
-	VMASKMOVPS 32(SI), Y10, Y10
-	VADDPS     Y10, Y9, Y9
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), SI
@@ -3168,20 +3775,10 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	LEAQ   (DX)(SI*1), DI
-	LEAQ   (DI)(SI*2), DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -3290,17 +3887,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -3409,6 +3996,124 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
+	MOVQ 48(AX), R8
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y10
+	VMOVUPS      32(BX)(R9*4), Y11
+	VBROADCASTSS (DX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (DX)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (DX)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (DI), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (DI)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	MOVL         4(R8), R9
+	VMOVUPS      (BX)(R9*4), Y10
+	VMOVUPS      32(BX)(R9*4), Y11
+	VBROADCASTSS 4(DX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(DX)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 4(DX)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 4(DI), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 4(DI)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	MOVL         8(R8), R9
+	VMOVUPS      (BX)(R9*4), Y10
+	VMOVUPS      32(BX)(R9*4), Y11
+	VBROADCASTSS 8(DX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 8(DX)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 8(DX)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 8(DI), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 8(DI)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	MOVL         12(R8), R9
+	VMOVUPS      (BX)(R9*4), Y10
+	VMOVUPS      32(BX)(R9*4), Y11
+	VBROADCASTSS 12(DX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 12(DX)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 12(DX)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 12(DI), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 12(DI)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, R8
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y10
+	VMOVUPS      32(BX)(R9*4), Y11
+	VBROADCASTSS (DX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (DX)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (DX)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (DI), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (DI)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	ADDQ         $0x00000004, R8
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:
@@ -3554,12 +4259,10 @@ TEXT ·tileAVX2x6(SB), NOSPLIT, $0-8
 	MOVQ   16(AX), DX
 	MOVQ   32(AX), BX
 	MOVQ   (AX), SI
-	CMPQ   SI, $0x01
-	JEQ    rows
-	CMPQ   SI, $0x02
-	JEQ    shift
-	CMPQ   SI, $0x05
+	CMPQ   SI, $0x03
 	JEQ    series
+	TESTQ  $0x00000001, 80(AX)
+	JNZ    one_old
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3572,6 +4275,53 @@ TEXT ·tileAVX2x6(SB), NOSPLIT, $0-8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
+	JMP    one_begun
+
+one_old:
+	MOVQ       56(AX), DI
+	MOVQ       64(AX), R8
+	SHLQ       $0x02, R8
+	MOVQ       88(AX), R9
+	LEAQ       windowAVX2<>+64(SB), R10
+	SHLQ       $0x02, R9
+	SUBQ       R9, R10
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R10), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DI), Y2, Y2
+	VMOVUPS    32(R10), Y3
+	VMASKMOVPS 32(DI), Y3, Y3
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y4
+	VMASKMOVPS (DI), Y4, Y4
+	VMOVUPS    32(R10), Y5
+	VMASKMOVPS 32(DI), Y5, Y5
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y6
+	VMASKMOVPS (DI), Y6, Y6
+	VMOVUPS    32(R10), Y7
+	VMASKMOVPS 32(DI), Y7, Y7
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y8
+	VMASKMOVPS (DI), Y8, Y8
+	VMOVUPS    32(R10), Y9
+	VMASKMOVPS 32(DI), Y9, Y9
+	ADDQ       R8, DI
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (DI), Y10, Y10
+	VMOVUPS    32(R10), Y11
+	VMASKMOVPS 32(DI), Y11, Y11
+
+one_begun:
+	CMPQ SI, $0x01
+	JEQ  rows
+	CMPQ SI, $0x02
+	JEQ  shift
+	CMPQ SI, $0x04
+	JEQ  sparse
 
 panels_rounds:
 	CMPQ         CX, $0x04
@@ -3699,52 +4449,6 @@ finish:
 	LEAQ       windowAVX2<>+64(SB), DI
 	SHLQ       $0x02, SI
 	SUBQ       SI, DI
-	TESTQ      $0x00000001, BX
-	JZ         one_added
-	MOVQ       CX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y0, Y0
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y1, Y1
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y2, Y2
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y3, Y3
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y4, Y4
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y5, Y5
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y6, Y6
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y7, Y7
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y8, Y8
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y9, Y9
-	ADDQ       DX, SI
-	VMOVUPS    (DI), Y12
-	VMASKMOVPS (SI), Y12, Y12
-	VADDPS     Y12, Y10, Y10
-	VMOVUPS    32(DI), Y12
-	VMASKMOVPS 32(SI), Y12, Y12
-	VADDPS     Y12, Y11, Y11
-
-one_added:
 	TESTQ      $0x00000002, BX
 	JZ         one_columns
 	MOVQ       72(AX), SI
@@ -3894,22 +4598,10 @@ one_part:
 	RET
 
 rows:
-	MOVQ   24(AX), SI
-	SHLQ   $0x02, SI
-	LEAQ   (DX)(SI*1), DI
-	LEAQ   (DI)(SI*2), DI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
 
 rows_rounds:
 	CMPQ         CX, $0x04
@@ -4033,19 +4725,7 @@ rows_done:
 	JMP finish
 
 shift:
-	MOVQ   48(AX), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	MOVQ 48(AX), SI
 
 shift_rounds:
 	CMPQ         CX, $0x04
@@ -4169,6 +4849,139 @@ shift_rest:
 	JMP          shift_rest
 
 shift_done:
+	JMP finish
+
+sparse:
+	MOVQ 24(AX), SI
+	SHLQ $0x02, SI
+	LEAQ (DX)(SI*1), DI
+	LEAQ (DI)(SI*2), DI
+	MOVQ 48(AX), R8
+
+sparse_rounds:
+	CMPQ         CX, $0x04
+	JLT          sparse_rest
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y12
+	VMOVUPS      32(BX)(R9*4), Y13
+	VBROADCASTSS (DX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (DX)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (DI)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (DI)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	MOVL         4(R8), R9
+	VMOVUPS      (BX)(R9*4), Y12
+	VMOVUPS      32(BX)(R9*4), Y13
+	VBROADCASTSS 4(DX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(DX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4(DX)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(DI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 4(DI)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(DI)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	MOVL         8(R8), R9
+	VMOVUPS      (BX)(R9*4), Y12
+	VMOVUPS      32(BX)(R9*4), Y13
+	VBROADCASTSS 8(DX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 8(DX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 8(DX)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 8(DI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8(DI)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 8(DI)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	MOVL         12(R8), R9
+	VMOVUPS      (BX)(R9*4), Y12
+	VMOVUPS      32(BX)(R9*4), Y13
+	VBROADCASTSS 12(DX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 12(DX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 12(DX)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(DI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12(DI)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 12(DI)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, R8
+	SUBQ         $0x04, CX
+	JMP          sparse_rounds
+
+sparse_rest:
+	TESTQ        CX, CX
+	JZ           sparse_done
+	MOVL         (R8), R9
+	VMOVUPS      (BX)(R9*4), Y12
+	VMOVUPS      32(BX)(R9*4), Y13
+	VBROADCASTSS (DX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (DX)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (DI)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (DI)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000004, DI
+	ADDQ         $0x00000004, R8
+	DECQ         CX
+	JMP          sparse_rest
+
+sparse_done:
 	JMP finish
 
 series:

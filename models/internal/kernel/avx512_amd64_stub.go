@@ -64,6 +64,18 @@ func tileAVX512x11(t *[14]int)
 //go:noescape
 func tileAVX512x12(t *[14]int)
 
+// countAVX512 returns how many of the first 16*blocks columns of rows of A, lda apart, are not zero in all of them.
+// rows and blocks must be at least 1.
+//
+//go:noescape
+func countAVX512(rows int, blocks int, a *float32, lda int) int
+
+// squeezeAVX512 copies of the first 16*blocks columns of rows of A, lda apart, those that are not zero in all of them to rows of
+// dst, ldd apart, and for column p of A p*step to off. It writes up to 15 elements more. rows and blocks must be at least 1.
+//
+//go:noescape
+func squeezeAVX512(rows int, blocks int, a *float32, lda int, dst *float32, ldd int, off *uint32, step uint32)
+
 // transposeAVX512 computes dst[i*32+v] = src[v*ld+i] for v < 16 and i < 4*blocks. blocks must be at least 1.
 //
 //go:noescape

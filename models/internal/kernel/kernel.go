@@ -25,6 +25,7 @@ type Workspace struct {
 	level level
 	a, b  []float32
 	st    store
+	skip  skip
 
 	image, out, bias []float32 // of a convolution
 	off              []uint32
@@ -65,9 +66,10 @@ type PackedA struct {
 
 // PackedB is a right operand (k x n) in the form the kernels read.
 type PackedB struct {
-	k, n int
-	lv   level
-	op   operand
+	k, n   int
+	lv     level
+	op     operand
+	finite bool // no element is infinite or NaN
 }
 
 // PackA packs op(A), m x k, for the best level of this processor.
@@ -91,7 +93,11 @@ func packB(lv level, trans bool, k, n int, b []float32, ldb int) *PackedB {
 	checkMatrix("B", pick(trans, n, k), pick(trans, k, n), b, ldb)
 	_, nr := lv.tile()
 	raw := operand{raw: b, ld: ldb, alongK: trans}
-	return &PackedB{k: k, n: n, lv: lv, op: raw.pack(k, padded(n, nr))}
+	p := &PackedB{k: k, n: n, lv: lv, op: raw.pack(k, padded(n, nr)), finite: true}
+	for _, v := range p.op.packed {
+		p.finite = p.finite && v-v == 0
+	}
+	return p
 }
 
 // Dims returns the shape of the packed matrix: m rows, k columns.
@@ -112,7 +118,7 @@ func (w *Workspace) MulB(m int, a []float32, lda int, b *PackedB, c []float32, l
 	checkMatrix("C", m, b.n, c, ldc)
 	checkBias(&e, m, b.n)
 	w.level = b.lv
-	left := operand{raw: a, ld: lda, alongK: true}
+	left := operand{raw: a, ld: lda, alongK: true, sparse: b.finite && b.n >= sparseColumns}
 	w.run(m, b.n, b.k, &left, &b.op, store{c: c, ldc: ldc, alpha: 1, end: e})
 }
 
@@ -130,7 +136,7 @@ func (w *Workspace) MulA(a *PackedA, n int, b []float32, ldb int, c []float32, l
 const blockK = 512
 
 // blockDepth cuts k into blocks of about the same length. It is the same for every level and shape because it decides the order of
-// accumulation.
+// accumulation where sums are kept block by block.
 func blockDepth(k int) int {
 	blocks := (k + blockK - 1) / blockK
 	return (k + max(blocks, 1) - 1) / max(blocks, 1)
@@ -149,11 +155,15 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 	st.rows, st.cols = even(m, mr), padded(n, nr)
 	direct := left.packed == nil && left.alongK && k > 0 && lv.readsRows()
 	depth := max(blockDepth(k), 1)
-	for j := 0; j < n; j = st.cols.end {
-		st.cols = st.cols.from(j, panels)
-		for p := 0; p == 0 || p < k; p += depth {
-			kc := min(depth, k-p)
-			st.first, st.last = p == 0, p+kc == k
+	for p := 0; p == 0 || p < k; p += depth {
+		kc := min(depth, k-p)
+		st.first, st.last, st.skip = p == 0, p+kc == k, nil
+		if direct && left.sparse {
+			w.skip.find(lv, m, kc, left.raw[p:], left.ld)
+			st.skip = &w.skip
+		}
+		for j := 0; j < n; j = st.cols.end {
+			st.cols = st.cols.from(j, panels)
 			bp := right.panels(&w.b, p, kc, st.cols)
 			for i := 0; i < m; i = st.rows.end {
 				st.rows = st.rows.from(i, tiles)

@@ -32,6 +32,7 @@ type store struct {
 	end         Epilogue
 
 	rows, cols  span // of C, in work
+	skip        *skip
 	first, last bool // block of k: beta applies to the first, the epilogue to the last
 }
 

@@ -29,6 +29,14 @@ func (s *span) size(x int) int {
 	return s.r
 }
 
+// panel is the number of the panel at vector x, counted from vector 0.
+func (s *span) panel(x int) int {
+	if x < s.larger {
+		return x / (s.r + 1)
+	}
+	return s.larger/(s.r+1) + (x-s.larger)/s.r
+}
+
 // from is the range of up to the given number of panels from vector x on.
 func (s span) from(x, panels int) span {
 	s.begin, s.end = x, x
@@ -53,6 +61,7 @@ func (s *span) space() int {
 type operand struct {
 	raw    []float32
 	ld     int
+	sparse bool // elements that are zero may be left out
 	alongK bool // vector x is raw[x*ld : x*ld+k]; otherwise its element p is raw[p*ld+x]
 
 	packed []float32 // not nil: the whole operand in panels, blocks of k one after the other

@@ -69,17 +69,19 @@ type tile struct {
 
 // Where a micro-kernel finds its operands.
 const (
-	formPanels = iota // a[p*rows+i], b[p*nr+j]
-	formRows          // a[i*lda+p], b[p*nr+j]
-	formShift         // a[p*rows+i], b[off[p]+j]
-	formPairs         // formPanels with several panels of B
-	formWide          // formRows with several panels of B
-	formSeries        // formPanels, count times, the operands and results one after the other
+	formPanels     = iota // a[p*rows+i], b[p*nr+j]
+	formRows              // a[i*lda+p], b[p*nr+j]
+	formShift             // a[p*rows+i], b[off[p]+j]
+	formSeries            // formPanels, count times, the operands and results one after the other
+	formSparse            // a[i*lda+p], b[off[p]+j]
+	formPairs             // formPanels with several panels of B
+	formWide              // formRows with several panels of B
+	formSparseWide        // formSparse with several panels of B
 )
 
 // What a micro-kernel does at the end, in this order.
 const (
-	endAdd         = 1 << iota // add the old c
+	endAdd         = 1 << iota // begin the sums with the old c
 	endBiasColumns             // add bias[j]
 	endBiasRows                // add bias[i]
 	endRelu                    // replace negative values by 0
@@ -161,7 +163,7 @@ func (v vector) wide(h int) int {
 func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
 	_, nr := v.tile()
 	none := float32(0)
-	t := tile{k: kc, lda: lda, ldc: st.ldc, ldb: nr * kc, bias: &none}
+	t := tile{ldc: st.ldc, ldb: nr * kc, bias: &none}
 	if !st.first || st.beta == 1 {
 		t.end |= endAdd
 	}
@@ -180,7 +182,10 @@ func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
 					width = 1
 				}
 			}
-			t.operands(kc, a, b, i-st.rows.begin, j-st.cols.begin, h, width)
+			t.operands(kc, a, lda, b, i-st.rows.begin, j-st.cols.begin, h, width)
+			if st.skip != nil {
+				t.leaveOut(st.skip, st.rows.panel(i), i, width)
+			}
 			if !direct {
 				v.indirect(h, &t, st, i, j)
 				i += h
@@ -211,8 +216,8 @@ func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
 }
 
 // operands sets where a tile of h rows finds A and B in their blocks, whose rows and columns count from 0.
-func (t *tile) operands(kc int, a, b []float32, i, j, h, panels int) {
-	t.form = formPanels
+func (t *tile) operands(kc int, a []float32, lda int, b []float32, i, j, h, panels int) {
+	t.form, t.k, t.lda = formPanels, kc, lda
 	if panels > 1 {
 		t.form = formPairs
 	}
@@ -220,16 +225,52 @@ func (t *tile) operands(kc int, a, b []float32, i, j, h, panels int) {
 		t.a, t.b = t.bias, t.bias
 		return
 	}
-	if t.lda > 0 {
+	if lda > 0 {
 		t.form = formRows
 		if panels > 1 {
 			t.form = formWide
 		}
-		t.a = &a[i*t.lda:][:(h-1)*t.lda+kc][0]
+		t.a = &a[i*lda:][:(h-1)*lda+kc][0]
 	} else {
 		t.a = &a[i*kc:][:h*kc][0]
 	}
 	t.b = &b[j*kc:][:panels*t.ldb][0]
+}
+
+// leaveOut replaces A by what skip has of the tile of row i.
+func (t *tile) leaveOut(s *skip, number, i, panels int) {
+	used := s.used[number]
+	if used < 0 {
+		return
+	}
+	t.form, t.k, t.lda, t.a, t.off = formSparse, used, s.ld, &s.a[i*s.ld], &s.off[number*s.ld]
+	if panels > 1 {
+		t.form = formSparseWide
+	}
+}
+
+func (v vector) squeeze(h, kc int, a []float32, lda int, dst []float32, ldd int, off []uint32, most int) int {
+	_, nr := v.tile()
+	blocks := kc / 16
+	if v != avx512 || blocks == 0 {
+		return squeeze(h, kc, a, lda, dst, ldd, off, nr, most)
+	}
+	_, _, _ = a[(h-1)*lda+kc-1], dst[(h-1)*ldd+kc+sparseMargin-1], off[kc+sparseMargin-1]
+	n := countAVX512(h, blocks, &a[0], lda)
+	if n > most {
+		return -1
+	}
+	squeezeAVX512(h, blocks, &a[0], lda, &dst[0], ldd, &off[0], uint32(nr))
+	// The columns that do not fill a register.
+	from := 16 * blocks
+	rest := squeeze(h, kc-from, a[from:], lda, dst[n:], ldd, off[n:], nr, most-n)
+	if rest < 0 {
+		return -1
+	}
+	for i := range rest {
+		off[n+i] += uint32(from * nr)
+	}
+	return n + rest
 }
 
 // indirect computes a tile into a buffer and stores from there.

@@ -46,6 +46,7 @@ func main() {
 	for rows := 1; rows <= s.rows; rows++ {
 		s.tile(rows)
 	}
+	s.columnsInUse()
 	s.transpose()
 	s.halve()
 	s.winogradIn()

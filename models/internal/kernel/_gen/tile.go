@@ -32,9 +32,11 @@ const (
 	formPanels = iota
 	formRows
 	formShift
+	formSeries // panels, tile.count products one after the other in A, B and C
+	formSparse // rows of A without the columns that are zero in all of them
 	formPairs  // panels by several panels; the number of them depends on the rows
 	formWide   // rows by several panels
-	formSeries // panels, tile.count products one after the other in A, B and C
+	formSparseWide
 )
 
 // The bits of tile.end.
@@ -63,14 +65,6 @@ type tileGen struct {
 	t      reg.Register
 	k, a   reg.Register
 	b      reg.Register
-	form   string // prefix of labels
-	rowwise
-}
-
-// rowwise are the registers for rows of A.
-type rowwise struct {
-	lda  reg.Register
-	base []reg.Register // of every third row
 }
 
 // tile writes the product of a few rows with a panel, or with several panels. All sums are in registers; each step of k loads the columns
@@ -92,14 +86,16 @@ func (s *isa) tile(height int) {
 		JEQ(LabelRef(label))
 	}
 	wide := s.wide[height]
-	jump(formRows, "rows")
-	jump(formShift, "shift")
+	acc := s.sums(height, 2)
 	jump(formSeries, "series")
 	if wide > 0 {
-		jump(formPairs, "pairs")
-		jump(formWide, "wide")
+		CMPQ(form, Imm(formPairs))
+		JGE(LabelRef("several"))
 	}
-	acc := s.sums(height, 2)
+	g.start(acc, "one")
+	jump(formRows, "rows")
+	jump(formShift, "shift")
+	jump(formSparse, "sparse")
 	g.panels("panels", acc, 1)
 	Label("finish")
 	g.finish(acc, "one")
@@ -109,18 +105,27 @@ func (s *isa) tile(height int) {
 	Label("shift")
 	g.shift("shift", acc)
 	JMP(LabelRef("finish"))
+	Label("sparse")
+	g.sparse("sparse", acc, 1)
+	JMP(LabelRef("finish"))
 	Label("series")
 	g.series(acc)
 	if wide == 0 {
 		return
 	}
-	Label("pairs")
+	Label("several")
 	acc = s.sums(height, 2*wide)
+	g.start(acc, "several")
+	jump(formWide, "wide")
+	jump(formSparseWide, "sparsewide")
 	g.panels("pairs", acc, wide)
 	Label("finishwide")
 	g.finish(acc, "several")
 	Label("wide")
 	g.rows("wide", acc, wide)
+	JMP(LabelRef("finishwide"))
+	Label("sparsewide")
+	g.sparse("sparsewide", acc, wide)
 	JMP(LabelRef("finishwide"))
 }
 
@@ -165,9 +170,10 @@ func (g *tileGen) columns(panels int) func(p, h int) Mem {
 
 // panels is the loop over packed operands.
 func (g *tileGen) panels(label string, acc sums, panels int) {
+	right := g.columns(panels)
 	g.accumulate(label, acc, loop{
 		left:  func(p, i int) Mem { return Mem{Base: g.a, Disp: 4 * (p*g.height + i)} },
-		right: g.columns(panels),
+		right: right,
 		advance: func(steps int) {
 			ADDQ(U32(4*steps*g.height), g.a)
 			ADDQ(U32(4*steps*g.cols()), g.b)
@@ -175,8 +181,8 @@ func (g *tileGen) panels(label string, acc sums, panels int) {
 	})
 }
 
-// rows is the loop over rows of A as they are in a row-major matrix.
-func (g *tileGen) rows(label string, acc sums, panels int) {
+// rowsOfA returns where element i of A in step p is when the rows are lda apart, and how to go on.
+func (g *tileGen) rowsOfA() (left func(p, i int) Mem, advance func(steps int)) {
 	lda := GP64()
 	MOVQ(g.field(tileLDA), lda)
 	SHLQ(Imm(2), lda) // in bytes
@@ -187,20 +193,53 @@ func (g *tileGen) rows(label string, acc sums, panels int) {
 		LEAQ(Mem{Base: next, Index: lda, Scale: 2}, next)
 		base = append(base, next)
 	}
+	left = func(p, i int) Mem {
+		m := Mem{Base: base[i/3], Disp: 4 * p}
+		if i%3 > 0 {
+			m.Index, m.Scale = lda, uint8(i%3)
+		}
+		return m
+	}
+	advance = func(steps int) {
+		for _, r := range base {
+			ADDQ(U32(4*steps), r)
+		}
+	}
+	return left, advance
+}
+
+// rows is the loop over rows of A as they are in a row-major matrix.
+func (g *tileGen) rows(label string, acc sums, panels int) {
+	left, advance := g.rowsOfA()
+	g.accumulate(label, acc, loop{left: left, right: g.columns(panels), advance: func(steps int) {
+		advance(steps)
+		ADDQ(U32(4*steps*g.cols()), g.b)
+	}})
+}
+
+// sparse is the loop over rows of A with rows of B that are each at a place of their own.
+func (g *tileGen) sparse(label string, acc sums, panels int) {
+	left, advance := g.rowsOfA()
+	off, place := GP64(), GP64()
+	MOVQ(g.field(tileOff), off)
+	base := []reg.Register{g.b}
+	for len(base) < panels {
+		ldb, next := GP64(), GP64()
+		MOVQ(g.field(tileLDB), ldb)
+		LEAQ(Mem{Base: base[len(base)-1], Index: ldb, Scale: 4}, next)
+		base = append(base, next)
+	}
 	g.accumulate(label, acc, loop{
-		left: func(p, i int) Mem {
-			m := Mem{Base: base[i/3], Disp: 4 * p}
-			if i%3 > 0 {
-				m.Index, m.Scale = lda, uint8(i%3)
+		left: left,
+		right: func(p, h int) Mem {
+			if h == 0 {
+				MOVL(Mem{Base: off, Disp: 4 * p}, place.As32())
 			}
-			return m
+			return Mem{Base: base[h/2], Index: place, Scale: 4, Disp: 4 * (h % 2 * g.lanes)}
 		},
-		right: g.columns(panels),
 		advance: func(steps int) {
-			for _, r := range base {
-				ADDQ(U32(4*steps), r)
-			}
-			ADDQ(U32(4*steps*g.cols()), g.b)
+			advance(steps)
+			ADDQ(U32(4*steps), off)
 		},
 	})
 }
@@ -231,6 +270,7 @@ func (g *tileGen) series(acc sums) {
 	MOVQ(g.field(tileCount), count)
 	Label("series_next")
 	MOVQ(g.field(tileK), g.k)
+	g.clear(acc)
 	g.panels("series", acc, 1)
 	for i := range acc {
 		for h, v := range acc[i] {
@@ -246,11 +286,6 @@ func (g *tileGen) series(acc sums) {
 
 // accumulate sums up over k.
 func (g *tileGen) accumulate(label string, acc sums, at loop) {
-	for i := range acc {
-		for _, v := range acc[i] {
-			g.zero(v)
-		}
-	}
 	rounds, rest, done := label+"_rounds", label+"_rest", label+"_done"
 	Label(rounds)
 	CMPQ(g.k, Imm(unroll))
@@ -304,7 +339,51 @@ func (g *tileGen) step(p int, acc sums, at loop) {
 	}
 }
 
-// finish does what the bits of end say and stores the tile. The order is that of package kernel's store: old c, bias, ReLU, limits.
+// start begins the sums with the old c or with nothing.
+func (g *tileGen) start(acc sums, label string) {
+	c, ldc := GP64(), GP64()
+	TESTQ(U32(addC), g.field(tileEnd))
+	JNZ(LabelRef(label + "_old"))
+	g.clear(acc)
+	JMP(LabelRef(label + "_begun"))
+	Label(label + "_old")
+	MOVQ(g.field(tileC), c)
+	MOVQ(g.field(tileLDC), ldc)
+	SHLQ(Imm(2), ldc) // in bytes
+	one := len(acc[0]) == 2
+	mask := columnMask{g: g}
+	if one {
+		mask.load()
+	}
+	eachRow(acc, c, ldc, func(i int, row Mem) {
+		for h, v := range acc[i] {
+			mask.read(one, h, row.Offset(4*g.lanes*h), v)
+		}
+	})
+	Label(label + "_begun")
+}
+
+func (g *tileGen) clear(acc sums) {
+	for i := range acc {
+		for _, v := range acc[i] {
+			g.zero(v)
+		}
+	}
+}
+
+// eachRow calls body with the place of each row of c.
+func eachRow(acc sums, c, ldc reg.Register, body func(i int, row Mem)) {
+	p := GP64()
+	MOVQ(c, p)
+	for i := range acc {
+		body(i, Mem{Base: p})
+		if i+1 < len(acc) {
+			ADDQ(ldc, p)
+		}
+	}
+}
+
+// finish does what the bits of end say and stores the tile. The order is that of package kernel's store: bias, ReLU, limits.
 func (g *tileGen) finish(acc sums, label string) {
 	c, ldc, end := GP64(), GP64(), GP64()
 	MOVQ(g.field(tileC), c)
@@ -317,31 +396,11 @@ func (g *tileGen) finish(acc sums, label string) {
 		body()
 		Label(label + skip)
 	}
-	cut := func(label string) columnMask { return columnMask{g: g, label: label} }
-	eachRow := func(body func(i int, row Mem)) {
-		p := GP64()
-		MOVQ(c, p)
-		for i := range acc {
-			body(i, Mem{Base: p})
-			if i+1 < len(acc) {
-				ADDQ(ldc, p)
-			}
-		}
-	}
 	one := len(acc[0]) == 2 // only a single panel may be cut off
-	mask := cut(label)
+	mask := columnMask{g: g}
 	if one {
-		mask.load(end)
+		mask.load()
 	}
-	when(addC, "_added", func() {
-		eachRow(func(i int, row Mem) {
-			for h, v := range acc[i] {
-				old := g.vec()
-				mask.read(one, h, row.Offset(4*g.lanes*h), old)
-				VADDPS(old, v, v)
-			}
-		})
-	})
 	when(biasColumns, "_columns", func() {
 		bias := GP64()
 		MOVQ(g.field(tileBias), bias)
@@ -386,7 +445,7 @@ func (g *tileGen) finish(acc sums, label string) {
 		}
 	})
 	store := func(masked bool) {
-		eachRow(func(i int, row Mem) {
+		eachRow(acc, c, ldc, func(i int, row Mem) {
 			for h, v := range acc[i] {
 				if masked {
 					mask.write(h, v, row.Offset(4*g.lanes*h))
@@ -411,14 +470,13 @@ func (g *tileGen) finish(acc sums, label string) {
 
 // columnMask is for tiles of which some columns are outside of C.
 type columnMask struct {
-	g     *tileGen
-	label string
-	k     [2]reg.Register // opmask registers of AVX-512
-	y     reg.Register    // where the words for VMASKMOVPS begin, negative for the columns to let through
+	g *tileGen
+	k [2]reg.Register // opmask registers of AVX-512
+	y reg.Register    // where the words for VMASKMOVPS begin, negative for the columns to let through
 }
 
 // load prepares the masks; with all columns they are all ones.
-func (m *columnMask) load(end reg.Register) {
+func (m *columnMask) load() {
 	cols := GP64()
 	MOVQ(m.g.field(tileCols), cols)
 	if m.g.lanes == 16 {
