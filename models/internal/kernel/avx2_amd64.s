@@ -5178,33 +5178,48 @@ block:
 	VZEROUPPER
 	RET
 
-// func halveAVX2(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
+// func halveAVX2(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
 // Requires: AVX, AVX2
-TEXT ·halveAVX2(SB), NOSPLIT, $0-48
-	MOVQ rows+0(FP), AX
-	MOVQ src+16(FP), CX
-	MOVQ lds+24(FP), DX
-	MOVQ dst+32(FP), BX
-	MOVQ ldd+40(FP), SI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+TEXT ·halveAVX2(SB), NOSPLIT, $0-64
+	MOVQ planes+0(FP), AX
+	MOVQ cols+16(FP), CX
+	MOVQ src+24(FP), DX
+	MOVQ lds+40(FP), BX
+	MOVQ dst+48(FP), SI
+	SHLQ $0x02, BX
+	LEAQ -1(CX), DI
+	SHRQ $0x03, DI
+	MOVQ DI, R8
+	SHLQ $0x03, R8
+	SUBQ CX, R8
+	NEGQ R8
+	LEAQ windowAVX2<>+64(SB), R10
+	MOVQ R8, R9
+	SHLQ $0x02, R9
+	SUBQ R9, R10
+	ADDQ R8, R8
+	LEAQ windowAVX2<>+64(SB), R9
+	SHLQ $0x02, R8
+	SUBQ R8, R9
+
+plane:
+	MOVQ rows+8(FP), R8
+	MOVQ DX, R11
+	MOVQ SI, R12
 
 row:
-	TESTQ AX, AX
-	JZ    done
-	MOVQ  CX, DI
-	LEAQ  (CX)(DX*1), R8
-	MOVQ  BX, R9
-	MOVQ  blocks+8(FP), R10
+	MOVQ R11, R13
+	MOVQ DI, R14
+	JMP  test
 
 block:
-	VMOVUPS   (DI), Y0
-	VMOVUPS   (R8), Y1
+	VMOVUPS   (R13), Y0
+	VMOVUPS   (R13)(BX*1), Y1
 	VMAXPS    Y0, Y1, Y0
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVUPS   32(DI), Y1
-	VMOVUPS   32(R8), Y2
+	VMOVUPS   32(R13), Y1
+	VMOVUPS   32(R13)(BX*1), Y2
 	VMAXPS    Y1, Y2, Y1
 	VCMPPS    $0x03, Y2, Y2, Y3
 	VBLENDVPS Y3, Y2, Y1, Y1
@@ -5214,18 +5229,48 @@ block:
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VBLENDVPS Y2, Y0, Y1, Y2
 	VPERMPD   $0xd8, Y2, Y2
-	VMOVUPS   Y2, (R9)
-	ADDQ      $0x00000040, DI
-	ADDQ      $0x00000040, R8
-	ADDQ      $0x00000020, R9
-	DECQ      R10
-	JNZ       block
-	LEAQ      (CX)(DX*2), CX
-	ADDQ      SI, BX
-	DECQ      AX
-	JMP       row
+	VMOVUPS   Y2, (R12)
+	ADDQ      $0x00000040, R13
+	ADDQ      $0x00000020, R12
 
-done:
+test:
+	DECQ       R14
+	JGE        block
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (R13), Y0, Y0
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS (R13)(BX*1), Y1, Y1
+	VMAXPS     Y0, Y1, Y0
+	VCMPPS     $0x03, Y1, Y1, Y2
+	VBLENDVPS  Y2, Y1, Y0, Y0
+	VMOVUPS    32(R9), Y1
+	VMASKMOVPS 32(R13), Y1, Y1
+	VMOVUPS    32(R9), Y2
+	VMASKMOVPS 32(R13)(BX*1), Y2, Y2
+	VMAXPS     Y1, Y2, Y1
+	VCMPPS     $0x03, Y2, Y2, Y3
+	VBLENDVPS  Y3, Y2, Y1, Y1
+	VSHUFPS    $0x88, Y1, Y0, Y2
+	VSHUFPS    $0xdd, Y1, Y0, Y0
+	VMAXPS     Y2, Y0, Y1
+	VCMPPS     $0x03, Y0, Y0, Y2
+	VBLENDVPS  Y2, Y0, Y1, Y2
+	VPERMPD    $0xd8, Y2, Y2
+	VMOVUPS    (R10), Y0
+	VMASKMOVPS Y2, Y0, (R12)
+	LEAQ       (R11)(BX*2), R11
+	MOVQ       DI, R13
+	SHLQ       $0x05, R13
+	SUBQ       R13, R12
+	LEAQ       (R12)(CX*4), R12
+	DECQ       R8
+	JNZ        row
+	MOVQ       plane+32(FP), R13
+	LEAQ       (DX)(R13*4), DX
+	MOVQ       area+56(FP), R13
+	LEAQ       (SI)(R13*4), SI
+	DECQ       AX
+	JNZ        plane
 	VZEROUPPER
 	RET
 

@@ -39,11 +39,12 @@ func tileAVX2x6(t *[14]int)
 //go:noescape
 func transposeAVX2(blocks int, src *float32, ld int, dst *float32)
 
-// halveAVX2 computes dst[i*ldd+j] = max(src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1])
-// for i < rows, j < 8*blocks, the rows in ascending order; NaN when one of them is. blocks must be at least 1.
+// halveAVX2 computes for every plane, plane elements of src apart and area elements of dst, dst[i*cols+j] = the greatest of
+// src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1] for i < rows, j < cols; NaN when one of them is.
+// All numbers must be at least 1.
 //
 //go:noescape
-func halveAVX2(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
+func halveAVX2(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
 
 // winogradInAVX2 transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from
 // at[j]+i*plane on, width apart from row to row. c must be at least 1.

@@ -15428,58 +15428,107 @@ block:
 	VZEROUPPER
 	RET
 
-// func halveAVX512(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
-// Requires: AVX, AVX512F
-TEXT ·halveAVX512(SB), NOSPLIT, $0-48
-	MOVQ rows+0(FP), AX
-	MOVQ src+16(FP), CX
-	MOVQ lds+24(FP), DX
-	MOVQ dst+32(FP), BX
-	MOVQ ldd+40(FP), SI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+// func halveAVX512(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·halveAVX512(SB), NOSPLIT, $0-64
+	MOVQ  planes+0(FP), AX
+	MOVQ  cols+16(FP), CX
+	MOVQ  src+24(FP), DX
+	MOVQ  lds+40(FP), BX
+	MOVQ  dst+48(FP), SI
+	SHLQ  $0x02, BX
+	LEAQ  -1(CX), DI
+	SHRQ  $0x04, DI
+	MOVQ  DI, R8
+	SHLQ  $0x04, R8
+	SUBQ  CX, R8
+	NEGQ  R8
+	MOVQ  $-1, R9
+	SHLXQ R8, R9, R9
+	NOTQ  R9
+	KMOVW R9, K1
+	SHRQ  $0x10, R9
+	KMOVW R9, K2
+	ADDQ  R8, R8
+	MOVQ  $-1, R9
+	SHLXQ R8, R9, R9
+	NOTQ  R9
+	KMOVW R9, K2
+	SHRQ  $0x10, R9
+	KMOVW R9, K3
+
+plane:
+	MOVQ rows+8(FP), R8
+	MOVQ DX, R9
+	MOVQ SI, R10
 
 row:
-	TESTQ AX, AX
-	JZ    done
-	MOVQ  CX, DI
-	LEAQ  (CX)(DX*1), R8
-	MOVQ  BX, R9
-	MOVQ  blocks+8(FP), R10
+	MOVQ R9, R11
+	MOVQ DI, R12
+	JMP  test
 
 block:
-	VMOVUPS   (DI), Z0
-	VMOVUPS   (R8), Z1
+	VMOVUPS   (R11), Z0
+	VMOVUPS   (R11)(BX*1), Z1
 	VMAXPS    Z0, Z1, Z0
-	VCMPPS    $0x03, Z1, Z1, K1
-	VMOVAPS   Z1, K1, Z0
+	VCMPPS    $0x03, Z1, Z1, K4
+	VMOVAPS   Z1, K4, Z0
 	VMOVAPS   Z0, Z0
-	VMOVUPS   64(DI), Z1
-	VMOVUPS   64(R8), Z2
+	VMOVUPS   64(R11), Z1
+	VMOVUPS   64(R11)(BX*1), Z2
 	VMAXPS    Z1, Z2, Z1
-	VCMPPS    $0x03, Z2, Z2, K1
-	VMOVAPS   Z2, K1, Z1
+	VCMPPS    $0x03, Z2, Z2, K4
+	VMOVAPS   Z2, K4, Z1
 	VMOVAPS   Z1, Z1
 	VSHUFPS   $0x88, Z1, Z0, Z2
 	VSHUFPS   $0xdd, Z1, Z0, Z0
 	VMAXPS    Z2, Z0, Z1
-	VCMPPS    $0x03, Z0, Z0, K1
-	VMOVAPS   Z0, K1, Z1
+	VCMPPS    $0x03, Z0, Z0, K4
+	VMOVAPS   Z0, K4, Z1
 	VMOVAPS   Z1, Z2
 	VMOVDQU64 gatherAVX512<>+0(SB), Z0
 	VPERMPD   Z2, Z0, Z2
-	VMOVUPS   Z2, (R9)
-	ADDQ      $0x00000080, DI
-	ADDQ      $0x00000080, R8
-	ADDQ      $0x00000040, R9
-	DECQ      R10
-	JNZ       block
-	LEAQ      (CX)(DX*2), CX
-	ADDQ      SI, BX
-	DECQ      AX
-	JMP       row
+	VMOVUPS   Z2, (R10)
+	ADDQ      $0x00000080, R11
+	ADDQ      $0x00000040, R10
 
-done:
+test:
+	DECQ      R12
+	JGE       block
+	VMOVUPS.Z (R11), K2, Z0
+	VMOVUPS.Z (R11)(BX*1), K2, Z1
+	VMAXPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K4
+	VMOVAPS   Z1, K4, Z0
+	VMOVAPS   Z0, Z0
+	VMOVUPS.Z 64(R11), K3, Z1
+	VMOVUPS.Z 64(R11)(BX*1), K3, Z2
+	VMAXPS    Z1, Z2, Z1
+	VCMPPS    $0x03, Z2, Z2, K4
+	VMOVAPS   Z2, K4, Z1
+	VMOVAPS   Z1, Z1
+	VSHUFPS   $0x88, Z1, Z0, Z2
+	VSHUFPS   $0xdd, Z1, Z0, Z0
+	VMAXPS    Z2, Z0, Z1
+	VCMPPS    $0x03, Z0, Z0, K4
+	VMOVAPS   Z0, K4, Z1
+	VMOVAPS   Z1, Z2
+	VMOVDQU64 gatherAVX512<>+0(SB), Z0
+	VPERMPD   Z2, Z0, Z2
+	VMOVUPS   Z2, K1, (R10)
+	LEAQ      (R9)(BX*2), R9
+	MOVQ      DI, R11
+	SHLQ      $0x06, R11
+	SUBQ      R11, R10
+	LEAQ      (R10)(CX*4), R10
+	DECQ      R8
+	JNZ       row
+	MOVQ      plane+32(FP), R11
+	LEAQ      (DX)(R11*4), DX
+	MOVQ      area+56(FP), R11
+	LEAQ      (SI)(R11*4), SI
+	DECQ      AX
+	JNZ       plane
 	VZEROUPPER
 	RET
 

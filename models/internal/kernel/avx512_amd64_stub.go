@@ -81,11 +81,12 @@ func squeezeAVX512(rows int, blocks int, a *float32, lda int, dst *float32, ldd 
 //go:noescape
 func transposeAVX512(blocks int, src *float32, ld int, dst *float32)
 
-// halveAVX512 computes dst[i*ldd+j] = max(src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1])
-// for i < rows, j < 16*blocks, the rows in ascending order; NaN when one of them is. blocks must be at least 1.
+// halveAVX512 computes for every plane, plane elements of src apart and area elements of dst, dst[i*cols+j] = the greatest of
+// src[2*i*lds+2*j], src[2*i*lds+2*j+1], src[(2*i+1)*lds+2*j], src[(2*i+1)*lds+2*j+1] for i < rows, j < cols; NaN when one of them is.
+// All numbers must be at least 1.
 //
 //go:noescape
-func halveAVX512(rows int, blocks int, src *float32, lds int, dst *float32, ldd int)
+func halveAVX512(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
 
 // winogradInAVX512 transforms 32 tiles of c channels: v[(e*c+i)*32+j] is element e of B'dB, where d is the 4 x 4 places of x from
 // at[j]+i*plane on, width apart from row to row. c must be at least 1.

@@ -128,12 +128,12 @@ type shifter interface {
 	// none) and ReLU. It may compute up to nr columns even when n is less: no element of off is more than reach, and x has reach+max(n, nr)
 	// elements.
 	shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool)
-	// halve is [Workspace.Halve] for as many of the rows, from the first on, as it can without leaving the slices. It returns that number.
-	halve(dst, src []float32, ld, rows, cols int) int
+	// halve is [Workspace.Halve] for planes of src and dst, plane and area elements apart. No number is 0.
+	halve(planes, rows, cols int, src []float32, plane, ld int, dst []float32, area int)
 }
 
 const (
-	shiftColumns = 512     // computed at a time at most, so that the results stay in the first-level cache
+	shiftColumns = 768     // computed at a time at most, so that the results stay in the first-level cache
 	shiftImage   = 1 << 16 // floats of the image read for them at most, so that these stay in the second-level cache
 )
 
@@ -280,26 +280,26 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 				bias = t.e.Bias[c:][:h]
 			}
 			t.lv.shift(h, flat, t.reach, t.p.panels[c*t.p.k:][:h*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, t.e.Relu)
-			for r := range h {
-				t.put(w, y[(c+r)*area:][:area], t.out[r*t.ld:], row, rows, ow)
-			}
+			t.put(w, h, y[c*area:][:h*area], area, row, rows, ow)
 			c += h
 		}
 	}
 }
 
-// put copies the results of one channel to their place, leaving out those between the rows.
-func (t *shiftRun) put(w *Workspace, dst, src []float32, row, rows, ow int) {
+// put copies the results of h channels to their places, leaving out those between the rows.
+func (t *shiftRun) put(w *Workspace, h int, dst []float32, area, row, rows, ow int) {
 	if t.e.Halve {
-		w.Halve(dst[row/2*(ow/2):], src, t.s.w, rows/2, ow/2)
+		w.halve(h, rows/2, ow/2, t.out, t.ld, t.s.w, dst[row/2*(ow/2):], area)
 		return
 	}
-	dst = dst[row*ow:]
-	if t.s.w == ow {
-		copy(dst[:rows*ow], src)
-		return
-	}
-	for i := range rows {
-		copy(dst[i*ow:][:ow], src[i*t.s.w:])
+	for r := range h {
+		to, from := dst[r*area+row*ow:][:rows*ow], t.out[r*t.ld:]
+		if t.s.w == ow {
+			copy(to, from)
+			continue
+		}
+		for i := range rows {
+			copy(to[i*ow:][:ow], from[i*t.s.w:])
+		}
 	}
 }

@@ -305,39 +305,13 @@ func (v vector) shift(h, n, reach int, a []float32, off []uint32, x, c []float32
 	}
 }
 
-func (v vector) halve(dst, src []float32, ld, rows, cols int) int {
-	_, nr := v.tile()
-	lanes := nr / 2
-	blocks := (cols + lanes - 1) / lanes
-	if len(dst) < lanes*blocks || len(src) < ld+nr*blocks {
-		return 0
-	}
-	n := min(rows, (len(dst)-lanes*blocks)/cols+1, ((len(src)-nr*blocks)/ld+1)/2)
-	v.halveRows(n, blocks, &src[0], ld, &dst[0], cols)
-	if n != rows-1 || len(src) < (2*n+1)*ld+max(nr, 2*cols) {
-		return n
-	}
-	// The last row: writing whole registers would leave dst.
-	src, dst = src[2*n*ld:], dst[n*cols:][:cols]
-	if cols < lanes {
-		var line [16]float32
-		v.halveRows(1, 1, &src[0], ld, &line[0], lanes)
-		copy(dst, line[:])
-		return rows
-	}
-	for j := 0; j < cols; j += lanes {
-		at := min(j, cols-lanes)
-		v.halveRows(1, 1, &src[2*at], ld, &dst[at], lanes)
-	}
-	return rows
-}
-
-func (v vector) halveRows(rows, blocks int, src *float32, lds int, dst *float32, ldd int) {
+func (v vector) halve(planes, rows, cols int, src []float32, plane, lds int, dst []float32, area int) {
+	_, _ = src[(planes-1)*plane+(2*rows-1)*lds+2*cols-1], dst[(planes-1)*area+rows*cols-1]
 	if v == avx512 {
-		halveAVX512(rows, blocks, src, lds, dst, ldd)
+		halveAVX512(planes, rows, cols, &src[0], plane, lds, &dst[0], area)
 		return
 	}
-	halveAVX2(rows, blocks, src, lds, dst, ldd)
+	halveAVX2(planes, rows, cols, &src[0], plane, lds, &dst[0], area)
 }
 
 func (v vector) winogradIn(c int, x []float32, plane, width int, at []int32, dst []float32) {

@@ -351,9 +351,11 @@ func (g *tileGen) start(acc sums, label string) {
 	MOVQ(g.field(tileLDC), ldc)
 	SHLQ(Imm(2), ldc) // in bytes
 	one := len(acc[0]) == 2
-	mask := columnMask{g: g}
+	mask := columnMask{isa: g.isa}
 	if one {
-		mask.load()
+		cols := GP64()
+		MOVQ(g.field(tileCols), cols)
+		mask.load(cols)
 	}
 	eachRow(acc, c, ldc, func(i int, row Mem) {
 		for h, v := range acc[i] {
@@ -397,9 +399,11 @@ func (g *tileGen) finish(acc sums, label string) {
 		Label(label + skip)
 	}
 	one := len(acc[0]) == 2 // only a single panel may be cut off
-	mask := columnMask{g: g}
+	mask := columnMask{isa: g.isa}
 	if one {
-		mask.load()
+		cols := GP64()
+		MOVQ(g.field(tileCols), cols)
+		mask.load(cols)
 	}
 	when(biasColumns, "_columns", func() {
 		bias := GP64()
@@ -468,18 +472,16 @@ func (g *tileGen) finish(acc sums, label string) {
 	}
 }
 
-// columnMask is for tiles of which some columns are outside of C.
+// columnMask lets the first columns of two registers through.
 type columnMask struct {
-	g *tileGen
+	*isa
 	k [2]reg.Register // opmask registers of AVX-512
 	y reg.Register    // where the words for VMASKMOVPS begin, negative for the columns to let through
 }
 
-// load prepares the masks; with all columns they are all ones.
-func (m *columnMask) load() {
-	cols := GP64()
-	MOVQ(m.g.field(tileCols), cols)
-	if m.g.lanes == 16 {
+// load prepares the mask for a number of columns, 1 to 2*lanes.
+func (m *columnMask) load(cols reg.Register) {
+	if m.lanes == 16 {
 		bits := GP64()
 		MOVQ(I32(-1), bits)
 		SHLXQ(cols, bits, bits)
@@ -494,17 +496,19 @@ func (m *columnMask) load() {
 	for range 16 {
 		words = append(words, math.MaxUint32)
 	}
+	bytes := GP64()
 	m.y = GP64()
-	LEAQ(m.g.constant("window", 4, append(words, make([]uint64, 16)...)...).Offset(64), m.y)
-	SHLQ(Imm(2), cols)
-	SUBQ(cols, m.y)
+	LEAQ(m.constant("window", 4, append(words, make([]uint64, 16)...)...).Offset(64), m.y)
+	MOVQ(cols, bytes)
+	SHLQ(Imm(2), bytes)
+	SUBQ(bytes, m.y)
 }
 
 func (m *columnMask) read(masked bool, h int, from Mem, v reg.VecVirtual) {
 	switch {
 	case !masked:
 		VMOVUPS(from, v)
-	case m.g.lanes == 16:
+	case m.lanes == 16:
 		VMOVUPS_Z(from, m.k[h], v)
 	default:
 		words := YMM()
@@ -514,7 +518,7 @@ func (m *columnMask) read(masked bool, h int, from Mem, v reg.VecVirtual) {
 }
 
 func (m *columnMask) write(h int, v reg.VecVirtual, to Mem) {
-	if m.g.lanes == 16 {
+	if m.lanes == 16 {
 		VMOVUPS(v, m.k[h], to)
 		return
 	}
