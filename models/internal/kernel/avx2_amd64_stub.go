@@ -46,7 +46,7 @@ func transposeAVX2(blocks int, src *float32, ld int, dst *float32)
 //go:noescape
 func halveAVX2(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
 
-// winogradInAVX2 transforms 16 tiles of c channels: v[(e*c+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from
+// winogradInAVX2 transforms 16 tiles of c channels: v[(e*(c+1)+i)*16+j] is element e of B'dB, where d is the 4 x 4 places of x from
 // at[j]+i*plane on, width apart from row to row. c must be at least 1.
 //
 //go:noescape
@@ -59,6 +59,20 @@ func winogradInAVX2(c int, x *float32, plane int, width int, at *int32, v *float
 //
 //go:noescape
 func winogradOutAVX2(rows int, m *float32, bias *float32, lo float32, hi float32, half int, dst *float32)
+
+// winograd4InAVX2 transforms 16 tiles of c channels: v[(e*(c+1)+i)*16+j] is element e of B'dB, where d is the 6 x 6 places of x from
+// at[j]+i*plane on, width apart from row to row. c must be at least 1.
+//
+//go:noescape
+func winograd4InAVX2(c int, x *float32, plane int, width int, at *int32, v *float32)
+
+// winograd4OutAVX2 computes for rows of 16 tiles the 4 x 4 elements of A'MA, where element e of tile j of row i is
+// m[(e*rows+i)*16+j], which is overwritten, adds bias[i] and limits them to lo and hi. Line r of tile j is at
+// dst[i*256+r*64+4*j]. If half is not 0, the greatest of each 2 x 2 (NaN when one of them is) are at
+// dst[i*256+r*32+2*j]. rows must be at least 1.
+//
+//go:noescape
+func winograd4OutAVX2(rows int, m *float32, bias *float32, lo float32, hi float32, half int, dst *float32)
 
 // limitAVX2 does rounds x 16 fused multiply-adds of registers of 8 floats, none of which waits for another. rounds must be at least 1.
 func limitAVX2(rounds int)

@@ -88,7 +88,7 @@ func transposeAVX512(blocks int, src *float32, ld int, dst *float32)
 //go:noescape
 func halveAVX512(planes int, rows int, cols int, src *float32, plane int, lds int, dst *float32, area int)
 
-// winogradInAVX512 transforms 32 tiles of c channels: v[(e*c+i)*32+j] is element e of B'dB, where d is the 4 x 4 places of x from
+// winogradInAVX512 transforms 32 tiles of c channels: v[(e*(c+1)+i)*32+j] is element e of B'dB, where d is the 4 x 4 places of x from
 // at[j]+i*plane on, width apart from row to row. c must be at least 1.
 //
 //go:noescape
@@ -101,6 +101,20 @@ func winogradInAVX512(c int, x *float32, plane int, width int, at *int32, v *flo
 //
 //go:noescape
 func winogradOutAVX512(rows int, m *float32, bias *float32, lo float32, hi float32, half int, dst *float32)
+
+// winograd4InAVX512 transforms 32 tiles of c channels: v[(e*(c+1)+i)*32+j] is element e of B'dB, where d is the 6 x 6 places of x from
+// at[j]+i*plane on, width apart from row to row. c must be at least 1.
+//
+//go:noescape
+func winograd4InAVX512(c int, x *float32, plane int, width int, at *int32, v *float32)
+
+// winograd4OutAVX512 computes for rows of 32 tiles the 4 x 4 elements of A'MA, where element e of tile j of row i is
+// m[(e*rows+i)*32+j], which is overwritten, adds bias[i] and limits them to lo and hi. Line r of tile j is at
+// dst[i*512+r*128+4*j]. If half is not 0, the greatest of each 2 x 2 (NaN when one of them is) are at
+// dst[i*512+r*64+2*j]. rows must be at least 1.
+//
+//go:noescape
+func winograd4OutAVX512(rows int, m *float32, bias *float32, lo float32, hi float32, half int, dst *float32)
 
 // limitAVX512 does rounds x 16 fused multiply-adds of registers of 16 floats, none of which waits for another. rounds must be at least 1.
 func limitAVX512(rounds int)

@@ -8,7 +8,7 @@ type PackedConv struct {
 	out, k   int
 	g        Window
 	lv       level
-	winograd bool
+	winograd int       // results a side that are computed together by winograd.go; 0 for the other ways
 	rows     span      // of the panels
 	panels   []float32 // for a shifter: panels over the whole of k, or what winogradWeights makes
 	matrix   *PackedA  // for other levels
@@ -17,17 +17,19 @@ type PackedConv struct {
 // PackConv packs weights, out x C*KH*KW, of convolutions with windows like g, which may differ in their heights, widths and pads, for the
 // best level of this processor.
 func PackConv(g Window, out int, weights []float32) *PackedConv {
-	return packConv(best(), g, out, weights)
+	lv := best()
+	return packConv(lv, winogradSize(lv, &g, out), g, out, weights)
 }
 
-func packConv(lv level, g Window, out int, weights []float32) *PackedConv {
+// packConv packs for winograd.go when size is not 0.
+func packConv(lv level, size int, g Window, out int, weights []float32) *PackedConv {
 	g.defaults()
 	k := g.C * g.KH * g.KW
 	checkMatrix("weights", out, k, weights, k)
 	mr, _ := lv.tile()
-	p := &PackedConv{out: out, k: k, g: g, lv: lv, winograd: suitsWinograd(lv, &g, out), rows: even(out, mr)}
-	if p.winograd {
-		p.panels = winogradWeights(p.rows, g.C, weights)
+	p := &PackedConv{out: out, k: k, g: g, lv: lv, winograd: size, rows: even(out, mr)}
+	if p.winograd > 0 {
+		p.panels = winogradWeights(p.winograd, p.rows, g.C, weights)
 		return p
 	}
 	if _, ok := lv.(shifter); !ok {
@@ -55,8 +57,8 @@ func (p *PackedConv) Space(g Window) int64 {
 		return (int64(p.k)+int64(p.out))*area + int64(p.out)
 	}
 	mr, _ := p.lv.tile()
-	if p.winograd {
-		t := newWinogradPlan(&g, false, 1, 0, winogradTiles)
+	if p.winograd > 0 {
+		t := newWinogradPlan(p.winograd, &g, false, 1, 0, winogradTiles)
 		return max(int64(g.C)*int64(t.plane), shiftImage) + 2*winogradElements*int64(g.C+mr)*winogradTiles + int64(p.out+mr)
 	}
 	s := newShift(&g)
@@ -89,7 +91,7 @@ func (w *Workspace) Conv(p *PackedConv, g Window, n int, x, y Images, e Epilogue
 		return
 	}
 	w.level = p.lv
-	if p.winograd {
+	if p.winograd > 0 {
 		w.winograd(p, &g, n, x, y, &e)
 		return
 	}

@@ -79,7 +79,11 @@ func TestConvMatchesReference(t *testing.T) {
 			x, checkX := guarded(r, n*size+(n-1)*gap)
 			y, checkY := guarded(r, n*out*area+(n-1)*gap)
 			before := slices.Clone(y)
-			p := packConv(lv, g, out, weights)
+			size := winogradSize(lv, &g, out)
+			if suitsWinograd(lv, &g) {
+				size = trial % 3 * 2 // each way in turn
+			}
+			p := packConv(lv, size, g, out, weights)
 			w.Conv(p, g, n, Images{x, size + gap}, Images{y, out*area + gap}, e)
 			for i := range n {
 				from := i * (out*area + gap)
@@ -93,7 +97,7 @@ func TestConvMatchesReference(t *testing.T) {
 			checkWeights(t, "weights")
 			checkBias(t, "bias")
 			if t.Failed() {
-				t.Fatalf("level %s: %d of %d images, %+v, %+v", lv.name(), n, out, g, e)
+				t.Fatalf("level %s: %d of %d images, %+v, %+v, winograd %d", lv.name(), n, out, g, e, size)
 			}
 		}
 	}
@@ -102,20 +106,60 @@ func TestConvMatchesReference(t *testing.T) {
 // An image must be bit-equal whatever else is in the batch.
 func TestImagesDoNotDependOnTheirNumber(t *testing.T) {
 	for _, lv := range levels() {
-		r := rand.New(rand.NewPCG(23, 24))
-		g := Window{C: 5, H: 14, W: 13, KH: 3, KW: 3, PadTop: 1, PadLeft: 1}
-		const n, out = 7, 11
-		size, res := g.C*g.H*g.W, out*g.OutH()*g.OutW()
-		x, _ := guarded(r, n*size)
-		weights, _ := guarded(r, out*45)
-		p := packConv(lv, g, out, weights)
-		w := Workspace{level: lv}
-		whole, one := make([]float32, n*res), make([]float32, res)
-		w.Conv(p, g, n, Images{x, size}, Images{whole, res}, Epilogue{})
-		for i := range n {
-			w.Conv(p, g, 1, Images{x[i*size:], size}, Images{one, res}, Epilogue{})
-			if !slices.Equal(one, whole[i*res:][:res]) {
-				t.Fatalf("level %s: image %d differs", lv.name(), i)
+		for size := 0; size <= 4; size += 2 {
+			imagesAlone(t, lv, size)
+		}
+	}
+}
+
+func imagesAlone(t *testing.T, lv level, size int) {
+	g := Window{C: 5, H: 14, W: 13, KH: 3, KW: 3, PadTop: 1, PadLeft: 1}
+	if size > 0 && !suitsWinograd(lv, &g) {
+		return
+	}
+	r := rand.New(rand.NewPCG(23, 24))
+	const n, out = 7, 11
+	each, res := g.C*g.H*g.W, out*g.OutH()*g.OutW()
+	x, _ := guarded(r, n*each)
+	weights, _ := guarded(r, out*45)
+	p := packConv(lv, size, g, out, weights)
+	w := Workspace{level: lv}
+	whole, one := make([]float32, n*res), make([]float32, res)
+	w.Conv(p, g, n, Images{x, each}, Images{whole, res}, Epilogue{})
+	for i := range n {
+		w.Conv(p, g, 1, Images{x[i*each:], each}, Images{one, res}, Epilogue{})
+		if !slices.Equal(one, whole[i*res:][:res]) {
+			t.Fatalf("level %s, winograd %d: image %d differs", lv.name(), size, i)
+		}
+	}
+}
+
+// The root mean square of the rounding errors, relative to that of the results: a plain sum over 64 channels has about 3e-7.
+func TestWinogradErrors(t *testing.T) {
+	limits := map[int]float64{0: 5e-7, 2: 5e-7, 4: 3e-6}
+	g := Window{C: 64, H: 18, W: 18, KH: 3, KW: 3}
+	const out = 32
+	r := rand.New(rand.NewPCG(29, 30))
+	x, _ := guarded(r, g.C*g.H*g.W)
+	weights, _ := guarded(r, out*g.C*9)
+	want := wanted(&g, out, x, weights, &Epilogue{})
+	got := make([]float32, len(want))
+	for _, lv := range levels() {
+		for size, limit := range limits {
+			if size > 0 && !suitsWinograd(lv, &g) {
+				continue
+			}
+			w := Workspace{level: lv}
+			w.Conv(packConv(lv, size, g, out, weights), g, 1, Images{x, len(x)}, Images{got, len(got)}, Epilogue{})
+			var errors, squares float64
+			for i, v := range want {
+				d := float64(got[i]) - float64(v)
+				errors, squares = errors+d*d, squares+float64(v)*float64(v)
+			}
+			e := math.Sqrt(errors / squares)
+			t.Logf("level %s, winograd %d: %.2g", lv.name(), size, e)
+			if e > limit {
+				t.Errorf("level %s, winograd %d: relative error %g, at most %g expected", lv.name(), size, e, limit)
 			}
 		}
 	}
@@ -158,7 +202,7 @@ func TestConvAllocatesNothing(t *testing.T) {
 		x, _ := guarded(r, 243)
 		weights, _ := guarded(r, 4*27)
 		y := make([]float32, 4*8*7)
-		p, w := packConv(lv, g, 4, weights), Workspace{level: lv}
+		p, w := packConv(lv, 0, g, 4, weights), Workspace{level: lv}
 		run := func() {
 			w.Conv(p, g, 1, Images{x, len(x)}, Images{y, len(y)}, Epilogue{Bias: weights})
 			w.Halve(y, x, 18, 6, 9)
@@ -182,7 +226,7 @@ func BenchmarkConv(b *testing.B) {
 				x, _ := guarded(r, g.C*g.H*g.W)
 				weights, _ := guarded(r, out*k)
 				y := make([]float32, out*n)
-				p, w := packConv(lv, g, out, weights), Workspace{level: lv}
+				p, w := packConv(lv, winogradSize(lv, &g, out), g, out, weights), Workspace{level: lv}
 				for b.Loop() {
 					w.Conv(p, g, 1, Images{x, len(x)}, Images{y, out * (g.OutH() / 2) * (g.OutW() / 2)}, Epilogue{Relu: true, Halve: true})
 				}

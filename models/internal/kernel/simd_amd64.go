@@ -314,31 +314,43 @@ func (v vector) halve(planes, rows, cols int, src []float32, plane, lds int, dst
 	halveAVX2(planes, rows, cols, &src[0], plane, lds, &dst[0], area)
 }
 
-func (v vector) winogradIn(c int, x []float32, plane, width int, at []int32, dst []float32) {
+func (v vector) winogradIn(size, c int, x []float32, plane, width int, at []int32, dst []float32) {
 	_, tiles := v.tile()
-	_, _ = x[int(slices.Max(at))+(c-1)*plane+3*width+3], dst[winogradElements*c*tiles-1]
-	if v == avx512 {
-		winogradInAVX512(c, &x[0], plane, width, &at[:tiles][0], &dst[0])
-		return
+	side := size + 2
+	_, _ = x[int(slices.Max(at))+(c-1)*plane+(side-1)*width+side-1], dst[side*side*(c+1)*tiles-1]
+	place := &at[:tiles][0]
+	switch {
+	case v == avx512 && size == 4:
+		winograd4InAVX512(c, &x[0], plane, width, place, &dst[0])
+	case v == avx512:
+		winogradInAVX512(c, &x[0], plane, width, place, &dst[0])
+	case size == 4:
+		winograd4InAVX2(c, &x[0], plane, width, place, &dst[0])
+	default:
+		winogradInAVX2(c, &x[0], plane, width, place, &dst[0])
 	}
-	winogradInAVX2(c, &x[0], plane, width, &at[:tiles][0], &dst[0])
 }
 
-func (v vector) winogradOut(h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32) {
+func (v vector) winogradOut(size, h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32) {
 	_, tiles := v.tile()
-	t := tile{form: formSeries, k: c, count: winogradElements,
-		a: &u[:winogradElements*c*h][0], b: &d[:winogradElements*c*tiles][0], c: &m[:winogradElements*h*tiles][0]}
+	elements := (size + 2) * (size + 2)
+	t := tile{form: formSeries, k: c, count: elements, a: &u[:elements*c*h][0], b: &d[:elements*(c+1)*tiles][0], c: &m[:elements*h*tiles][0]}
 	v.run(h, &t)
 	halved := 0
 	if half {
 		halved = 1
 	}
-	_, _ = bias[h-1], dst[h*4*tiles-1]
-	if v == avx512 {
+	_, _ = bias[h-1], dst[h*size*size*tiles-1]
+	switch {
+	case v == avx512 && size == 4:
+		winograd4OutAVX512(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
+	case v == avx512:
 		winogradOutAVX512(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
-		return
+	case size == 4:
+		winograd4OutAVX2(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
+	default:
+		winogradOutAVX2(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
 	}
-	winogradOutAVX2(h, &m[0], &bias[0], lo, hi, halved, &dst[0])
 }
 
 // transpose packs r vectors, ld apart, to a panel: element i of vector v to panel[i*r+v]. It returns how many of the kc elements of each it

@@ -2,45 +2,67 @@ package kernel
 
 import "math"
 
-// Convolutions of 3 x 3 by F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): every 2 x 2 results
-// come from 4 x 4 places of the image, both transformed; in between, 16 products of matrices (weights by channels) take 16 multiplications
-// where the definition takes 36. With 64 channels of normal random numbers the rounding errors measured were those of a plain sum: a root
-// mean square of 3e-7 of the results' own.
+// Convolutions of 3 x 3 by F(2x2, 3x3) and F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): every
+// 2 x 2 results come from 4 x 4 places of the image (4 x 4 from 6 x 6), both transformed; in between, 16 (36) products of matrices, weights
+// by channels, take 16 multiplications where the definition takes 36 (36 instead of 144). TestWinogradErrors has the rounding errors.
 
 const (
-	winogradElements = 16 // of a transformed tile
 	winogradTiles    = 32 // transformed at a time, at most
+	winogradElements = 36 // of a transformed tile, at most
 	winogradLeast    = 16 // input and output channels from which on the transformations are worth their time
+	winogradLarge    = 32 // input and output channels from which on those of 4 x 4 results are
 )
 
 // winograder is a level that has the transformations. It transforms as many tiles at a time as its own tile has columns.
 type winograder interface {
 	shifter
-	// winogradIn fills dst, [16 elements][c channels][tiles]. Tile j of channel i begins at x[at[j]+i*plane]; rows are width apart.
-	winogradIn(c int, x []float32, plane, width int, at []int32, dst []float32)
-	// winogradOut multiplies h rows of weights, u is [16 elements][c][h], with d and transforms back: dst has for each row 4 values a tile,
-	// one when half, where they are maxima; bias is added and limits apply. m is space for 16*h*tiles floats, bias has h elements.
-	winogradOut(h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32)
+	// winogradIn fills dst, [elements][c+1 channels][tiles], for size x size results, 2 or 4. Tile j of channel i begins at x[at[j]+i*plane];
+	// rows are width apart. The last channel of an element is left as it is: without it, with 32 channels or a multiple, all elements would
+	// meet in the same places of the first-level cache.
+	winogradIn(size, c int, x []float32, plane, width int, at []int32, dst []float32)
+	// winogradOut multiplies h rows of weights, u is [elements][c][h], with d and transforms back: dst has size*size*tiles elements for each
+	// row, line after line, of which a quarter are used, with half as many lines, when half: then they are maxima. bias is added and limits
+	// apply. m is space for elements*h*tiles floats, bias has h elements.
+	winogradOut(size, h, c int, u, d, m, bias []float32, lo, hi float32, half bool, dst []float32)
 }
 
-// suitsWinograd says whether a convolution with such windows is to be done this way.
-func suitsWinograd(lv level, g *Window, out int) bool {
+// suitsWinograd says whether convolutions with such windows can be done this way.
+func suitsWinograd(lv level, g *Window) bool {
+	w := *g
+	w.defaults()
 	_, ok := lv.(winograder)
-	return ok && g.KH == 3 && g.KW == 3 && g.StrideH == 1 && g.StrideW == 1 && g.DilationH == 1 && g.DilationW == 1 &&
-		g.C >= winogradLeast && out >= winogradLeast
+	return ok && w.KH == 3 && w.KW == 3 && w.StrideH == 1 && w.StrideW == 1 && w.DilationH == 1 && w.DilationW == 1
 }
 
-// winogradWeights transforms weights, rows x c x 3 x 3, to panels [16 elements][c][rows of the panel].
-func winogradWeights(rows span, c int, weights []float32) []float32 {
-	u := make([]float32, rows.total*c*winogradElements)
+// winogradSize is for how many results a side it is worth to be done this way; 0 for not.
+func winogradSize(lv level, g *Window, out int) int {
+	switch channels := min(g.C, out); {
+	case !suitsWinograd(lv, g) || channels < winogradLeast:
+		return 0
+	case channels < winogradLarge:
+		return 2
+	}
+	return 4
+}
+
+// winogradWeights transforms weights, rows x c x 3 x 3, to panels [elements][c][rows of the panel].
+func winogradWeights(size int, rows span, c int, weights []float32) []float32 {
+	matrix := winogradG[size]
+	elements := (size + 2) * (size + 2)
+	u := make([]float32, rows.total*c*elements)
 	for o := 0; o < rows.total; {
 		h := rows.size(o)
-		panel := u[o*c*winogradElements:]
+		panel := u[o*c*elements:]
 		for r := range h {
 			for i := range c {
 				w := weights[((o+r)*c+i)*9:][:9]
-				for e, v := range winogradElement(w) {
-					panel[(e*c+i)*h+r] = v
+				for e := range elements {
+					// Element e of GwG'.
+					var sum float64
+					for j, x := range w {
+						sum += matrix[e/(size+2)][j/3] * matrix[e%(size+2)][j%3] * float64(x)
+					}
+					panel[(e*c+i)*h+r] = float32(sum)
 				}
 			}
 		}
@@ -49,28 +71,18 @@ func winogradWeights(rows span, c int, weights []float32) []float32 {
 	return u
 }
 
-// winogradElement transforms the weights of one channel, GgG' of the source.
-func winogradElement(w []float32) (u [winogradElements]float32) {
-	var t [4][3]float64
-	for s := range 3 {
-		t[0][s], t[1][s], t[2][s], t[3][s] = spread(float64(w[s]), float64(w[3+s]), float64(w[6+s]))
-	}
-	for r := range 4 {
-		e0, e1, e2, e3 := spread(t[r][0], t[r][1], t[r][2])
-		for s, e := range [4]float64{e0, e1, e2, e3} {
-			u[4*r+s] = float32(e)
-		}
-	}
-	return u
-}
-
-func spread(a, b, c float64) (float64, float64, float64, float64) {
-	return a, (a + b + c) / 2, (a - b + c) / 2, c
+// winogradG is the matrix G of the source by the number of results.
+var winogradG = map[int][][3]float64{
+	2: {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}},
+	4: {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
+		{1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}},
 }
 
 // winogradPlan is the layout of the images and what is needed to walk them.
 type winogradPlan struct {
 	oh, ow        int // of the results that are kept
+	size          int // results a side of a tile that are kept
+	reach         int // places from one tile to the next
 	th, tw        int // tiles
 	plane, stride int // of the images, staged or not
 	width         int
@@ -84,20 +96,18 @@ type winogradPlan struct {
 
 // winogradRun is a number of tiles whose results lie one after the other.
 type winogradRun struct {
-	from, n int // first tile, number of results (of one row)
+	from, n int // first result and number of results of a line
 	to      int // place in y without that of the channel
-	lower   bool
+	lines   int
 }
 
-func newWinogradPlan(g *Window, half bool, n, stride, tiles int) winogradPlan {
-	p := winogradPlan{oh: g.OutH(), ow: g.OutW(), plane: g.H * g.W, stride: stride, width: g.W, tiles: tiles}
+func newWinogradPlan(size int, g *Window, half bool, n, stride, tiles int) winogradPlan {
+	p := winogradPlan{oh: g.OutH(), ow: g.OutW(), size: size, reach: size, plane: g.H * g.W, stride: stride, width: g.W, tiles: tiles}
 	if half {
-		p.oh, p.ow = p.oh/2, p.ow/2
-		p.th, p.tw = p.oh, p.ow
-	} else {
-		p.th, p.tw = (p.oh+1)/2, (p.ow+1)/2
+		p.oh, p.ow, p.size = p.oh/2, p.ow/2, size/2
 	}
-	h, w := 2*p.th+2, 2*p.tw+2
+	p.th, p.tw = (p.oh+p.size-1)/p.size, (p.ow+p.size-1)/p.size
+	h, w := p.reach*p.th+2, p.reach*p.tw+2
 	p.staged = g.PadTop > 0 || g.PadLeft > 0 || g.PadBottom > 0 || g.PadRight > 0 || h > g.H || w > g.W
 	if !p.staged {
 		p.group = max(1, min(n, 1<<28/max(stride, 1)))
@@ -113,7 +123,7 @@ func newWinogradPlan(g *Window, half bool, n, stride, tiles int) winogradPlan {
 func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Epilogue) {
 	lv := p.lv.(winograder)
 	mr, tiles := lv.tile()
-	w.plan = newWinogradPlan(g, e.Halve, n, x.Stride, tiles)
+	w.plan = newWinogradPlan(p.winograd, g, e.Halve, n, x.Stride, tiles)
 	t := &w.plan
 	if t.plane >= 1<<30 {
 		panic("kernel: image too large for a convolution")
@@ -128,9 +138,10 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 	if e.Bias != nil {
 		copy(bias, e.Bias[:p.out])
 	}
-	out := space(&w.out, winogradElements*(g.C+mr)*tiles+mr*4*tiles)
-	v, out := out[:winogradElements*g.C*tiles], out[winogradElements*g.C*tiles:]
-	m, res := out[:winogradElements*mr*tiles], out[winogradElements*mr*tiles:]
+	elements := (p.winograd + 2) * (p.winograd + 2)
+	out := space(&w.out, elements*(g.C+1+mr)*tiles+mr*p.winograd*p.winograd*tiles)
+	v, out := out[:elements*(g.C+1)*tiles], out[elements*(g.C+1)*tiles:]
+	m, res := out[:elements*mr*tiles], out[elements*mr*tiles:]
 	lo, hi := float32(math.Inf(-1)), float32(math.Inf(1))
 	if e.Relu {
 		lo = 0
@@ -147,13 +158,13 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 		}
 		all := count * t.th * t.tw
 		for from := 0; from < all; from += tiles {
-			runs := t.place(from, min(tiles, all-from), y.Stride, e.Halve)
-			lv.winogradIn(g.C, img, t.plane, t.width, t.at[:tiles], v)
+			runs := t.place(from, min(tiles, all-from), y.Stride)
+			lv.winogradIn(p.winograd, g.C, img, t.plane, t.width, t.at[:tiles], v)
 			for c := 0; c < p.out; {
 				h := p.rows.size(c)
-				lv.winogradOut(h, g.C, p.panels[c*winogradElements*g.C:], v, m, bias[c:], lo, hi, e.Halve, res)
+				lv.winogradOut(p.winograd, h, g.C, p.panels[c*elements*g.C:], v, m, bias[c:], lo, hi, e.Halve, res)
 				for r := range h {
-					put(runs, res[r*4*tiles:], 2*tiles, y.F[i*y.Stride+(c+r)*t.oh*t.ow:], t.ow)
+					t.put(runs, res[r*p.winograd*p.winograd*tiles:], y.F[i*y.Stride+(c+r)*t.oh*t.ow:])
 				}
 				c += h
 			}
@@ -162,36 +173,31 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 }
 
 // place finds the tiles from, from+1, ... in the images and where their results go.
-func (t *winogradPlan) place(from, n, strideY int, half bool) []winogradRun {
+func (t *winogradPlan) place(from, n, strideY int) []winogradRun {
 	runs := t.runs[:0]
 	for j := range t.tiles {
 		tile := from + min(j, n-1)
 		img, row, col := tile/(t.th*t.tw), tile/t.tw%t.th, tile%t.tw
-		t.at[j] = int32(img*t.stride + 2*row*t.width + 2*col)
+		t.at[j] = int32(img*t.stride + t.reach*row*t.width + t.reach*col)
 		if j >= n {
 			continue
 		}
-		if half {
-			if j == 0 || row == 0 && col == 0 {
-				runs = append(runs, winogradRun{from: j, to: img*strideY + row*t.ow + col})
-			}
-			runs[len(runs)-1].n++
-			continue
+		// With one result a tile, a row goes on where the one before it has ended.
+		if j == 0 || col == 0 && (t.size > 1 || row == 0) {
+			runs = append(runs, winogradRun{from: t.size * j, to: img*strideY + t.size*(row*t.ow+col), lines: min(t.size, t.oh-t.size*row)})
 		}
-		if j == 0 || col == 0 {
-			runs = append(runs, winogradRun{from: 2 * j, to: img*strideY + 2*row*t.ow + 2*col, lower: 2*row+1 < t.oh})
-		}
-		runs[len(runs)-1].n += min(2, t.ow-2*col)
+		runs[len(runs)-1].n += min(t.size, t.ow-t.size*col)
 	}
 	return runs
 }
 
-// put copies the results of one channel, the lower lines from res[lower] on, to their places in y, whose rows have width elements.
-func put(runs []winogradRun, res []float32, lower int, y []float32, width int) {
-	for _, r := range runs {
-		copy(y[r.to:][:r.n], res[r.from:])
-		if r.lower {
-			copy(y[r.to+width:][:r.n], res[lower+r.from:])
+// put copies the results of one channel to their places in y.
+func (t *winogradPlan) put(runs []winogradRun, res, y []float32) {
+	line := t.size * t.tiles
+	for i := range runs {
+		r := &runs[i]
+		for l := range r.lines {
+			copy(y[r.to+l*t.ow:][:r.n], res[l*line+r.from:])
 		}
 	}
 }

@@ -51,6 +51,8 @@ func main() {
 	s.halve()
 	s.winogradIn()
 	s.winogradOut()
+	s.winograd4In()
+	s.winograd4Out()
 	s.limit()
 	Generate()
 }
@@ -96,16 +98,16 @@ func (s *isa) transposed(t [4]reg.VecVirtual) [4]reg.VecVirtual {
 }
 
 // quarters loads 4 floats from each place to the quarters (or halves) of a register.
-func (s *isa) quarters(place ...Mem) reg.VecVirtual {
+func (s *isa) quarters(place func(i int) Mem) reg.VecVirtual {
 	v := s.vec()
 	if s.lanes == 8 {
-		VBROADCASTF128(place[0], v)
-		VINSERTF128(Imm(1), place[1], v, v)
+		VBROADCASTF128(place(0), v)
+		VINSERTF128(Imm(1), place(1), v, v)
 		return v
 	}
-	VBROADCASTF32X4(place[0], v)
+	VBROADCASTF32X4(place(0), v)
 	for i := 1; i < 4; i++ {
-		VINSERTF32X4(U8(i), place[i], v, v)
+		VINSERTF32X4(U8(i), place(i), v, v)
 	}
 	return v
 }
@@ -131,18 +133,15 @@ func (s *isa) transpose() {
 	Label("block")
 	var t [4]reg.VecVirtual
 	for i := range t {
-		var place []Mem
-		for _, base := range quarter {
+		t[i] = s.quarters(func(g int) Mem {
 			switch i {
 			case 0:
-				place = append(place, Mem{Base: base})
+				return Mem{Base: quarter[g]}
 			case 3:
-				place = append(place, Mem{Base: base, Index: three, Scale: 1})
-			default:
-				place = append(place, Mem{Base: base, Index: ld, Scale: uint8(i)})
+				return Mem{Base: quarter[g], Index: three, Scale: 1}
 			}
-		}
-		t[i] = s.quarters(place...)
+			return Mem{Base: quarter[g], Index: ld, Scale: uint8(i)}
+		})
 	}
 	for i, y := range s.transposed(t) {
 		VMOVUPS(y, Mem{Base: dst, Disp: 4 * s.cols() * i})

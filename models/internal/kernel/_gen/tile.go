@@ -32,7 +32,7 @@ const (
 	formPanels = iota
 	formRows
 	formShift
-	formSeries // panels, tile.count products one after the other in A, B and C
+	formSeries // panels, tile.count products one after the other in A and C, and in B with a row between
 	formSparse // rows of A without the columns that are zero in all of them
 	formPairs  // panels by several panels; the number of them depends on the rows
 	formWide   // rows by several panels
@@ -263,7 +263,7 @@ func (g *tileGen) shift(label string, acc sums) {
 	})
 }
 
-// series multiplies pairs of panels that lie one after the other and stores the products so.
+// series multiplies pairs of panels that lie one after the other, those of B with a row between, and stores the products one after the other.
 func (g *tileGen) series(acc sums) {
 	c, count := GP64(), GP64()
 	MOVQ(g.field(tileC), c)
@@ -278,6 +278,7 @@ func (g *tileGen) series(acc sums) {
 		}
 	}
 	ADDQ(U32(4*g.height*g.cols()), c)
+	ADDQ(U32(4*g.cols()), g.b)
 	DECQ(count)
 	JNZ(LabelRef("series_next"))
 	VZEROUPPER()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -13,7 +12,7 @@ import (
 // row of two or four of them; so rows are combined before, columns after four registers are transposed.
 func (s *isa) winogradIn() {
 	TEXT("winogradIn"+s.suffix, NOSPLIT, "func(c int, x *float32, plane, width int, at *int32, v *float32)")
-	Doc(fmt.Sprintf("winogradIn%s transforms %d tiles of c channels: v[(e*c+i)*%d+j] is element e of B'dB, where d is the 4 x 4 places of x from",
+	Doc(fmt.Sprintf("winogradIn%s transforms %d tiles of c channels: v[(e*(c+1)+i)*%d+j] is element e of B'dB, where d is the 4 x 4 places of x from",
 		s.suffix, s.cols(), s.cols()),
 		"at[j]+i*plane on, width apart from row to row. c must be at least 1.")
 	Pragma("noescape")
@@ -26,6 +25,7 @@ func (s *isa) winogradIn() {
 	SHLQ(Imm(2), plane)          // in bytes
 	one, three := GP64(), GP64() // bytes from one element e to the next, and three times as much
 	IMUL3Q(U32(4*s.cols()), c, one)
+	ADDQ(U32(4*s.cols()), one)
 	LEAQ(Mem{Base: one, Index: one, Scale: 2}, three)
 	line := [4]reg.Register{x, GP64(), GP64(), GP64()} // the rows of the image
 	for r := 1; r < 4; r++ {
@@ -56,14 +56,7 @@ func (s *isa) winogradIn() {
 // combine loads rows r and s of a register of tiles, tiles i, i+4, ... into register i, and returns r-s, or if both is set r+s and s-r.
 func (s *isa) combine(line [4]reg.Register, at reg.Register, h, r, q int, both bool) (t, u [4]reg.VecVirtual) {
 	for i := range t {
-		var places [2][]Mem
-		for g := range s.lanes / 4 {
-			place := GP64()
-			MOVLQSX(Mem{Base: at, Disp: 4 * (s.lanes*h + i + 4*g)}, place)
-			places[0] = append(places[0], Mem{Base: line[r], Index: place, Scale: 4})
-			places[1] = append(places[1], Mem{Base: line[q], Index: place, Scale: 4})
-		}
-		d, e := s.quarters(places[0]...), s.quarters(places[1]...)
+		d, e := s.quarters(s.place(line[r], at, s.lanes*h+i, 0)), s.quarters(s.place(line[q], at, s.lanes*h+i, 0))
 		t[i] = s.vec()
 		if !both {
 			VSUBPS(e, d, t[i])
@@ -74,6 +67,15 @@ func (s *isa) combine(line [4]reg.Register, at reg.Register, h, r, q int, both b
 		VSUBPS(d, e, u[i])
 	}
 	return t, u
+}
+
+// place returns where tile first+4*g is in a line of the image, disp bytes on.
+func (s *isa) place(line, at reg.Register, first, disp int) func(g int) Mem {
+	return func(g int) Mem {
+		place := GP64()
+		MOVLQSX(Mem{Base: at, Disp: 4 * (first + 4*g)}, place)
+		return Mem{Base: line, Index: place, Scale: 4, Disp: disp}
+	}
 }
 
 // columns transposes a row of tiles, combines its columns and stores them at p, which it moves on to the next row of elements.
@@ -192,8 +194,8 @@ func (s *isa) winogradOut() {
 func (s *isa) end(q []reg.VecVirtual, bias reg.Register) {
 	b, lo, hi := s.vec(), s.vec(), s.vec()
 	VBROADCASTSS(Mem{Base: bias}, b)
-	VBROADCASTSS(mustAddr("lo"), lo)
-	VBROADCASTSS(mustAddr("hi"), hi)
+	VBROADCASTSS(argument("lo"), lo)
+	VBROADCASTSS(argument("hi"), hi)
 	for _, v := range q {
 		VADDPS(b, v, v)
 		VMAXPS(v, lo, v)
@@ -201,8 +203,8 @@ func (s *isa) end(q []reg.VecVirtual, bias reg.Register) {
 	}
 }
 
-// mustAddr is the place of an argument.
-func mustAddr(name string) Mem {
+// argument is the place of an argument.
+func argument(name string) Mem {
 	b, err := Param(name).Resolve()
 	if err != nil {
 		panic(err)
@@ -242,11 +244,4 @@ func (s *isa) interleave(a, b reg.VecVirtual, dst reg.Register, disp int) {
 		VPERMI2PS(b, a, v)
 		VMOVUPS(v, Mem{Base: dst, Disp: disp + 4*16*h})
 	}
-}
-
-// float is a constant in all elements of a register.
-func (s *isa) float(x float32) reg.VecVirtual {
-	v := s.vec()
-	VBROADCASTSS(s.constant(fmt.Sprintf("float%08x", math.Float32bits(x)), 4, uint64(math.Float32bits(x))), v)
-	return v
 }
