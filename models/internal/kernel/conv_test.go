@@ -85,9 +85,13 @@ func TestConvMatchesReference(t *testing.T) {
 			}
 			p := packConv(lv, results, g, out, weights)
 			w.Conv(p, g, n, Images{x, size + gap}, Images{y, out*area + gap}, e)
+			depth := k
+			if results == 4 {
+				depth *= 36 // its rounding errors are about six times as large, see TestWinogradErrors
+			}
 			for i := range n {
 				from := i * (out*area + gap)
-				near(t, y[from:][:out*area], wanted(&g, out, x[i*(size+gap):][:size], weights, &e), k)
+				near(t, y[from:][:out*area], wanted(&g, out, x[i*(size+gap):][:size], weights, &e), depth)
 				if end := from + out*area; i+1 < n && !slices.Equal(y[end:end+gap], before[end:end+gap]) {
 					t.Error("elements between the images were overwritten")
 				}

@@ -10,7 +10,7 @@ const (
 	winogradTiles    = 32 // transformed at a time, at most
 	winogradElements = 36 // of a transformed tile, at most
 	winogradLeast    = 16 // input and output channels from which on the transformations are worth their time
-	winogradLarge    = 32 // input and output channels from which on those of 4 x 4 results are
+	winogradLarge    = 48 // input and output channels from which on those of 4 x 4 results are
 )
 
 // winograder is a level that has the transformations. It transforms as many tiles at a time as its own tile has columns.
