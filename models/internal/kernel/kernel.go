@@ -152,15 +152,14 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 	st := &w.st
 	mr, nr := lv.tile()
 	tiles, panels := lv.blocks()
-	st.rows, st.cols = even(m, mr), padded(n, nr)
+	st.cols = padded(n, nr)
 	direct := left.packed == nil && left.alongK && k > 0 && lv.readsRows()
 	depth := max(blockDepth(k), 1)
 	for p := 0; p == 0 || p < k; p += depth {
 		kc := min(depth, k-p)
-		st.first, st.last, st.skip = p == 0, p+kc == k, nil
-		if direct && left.sparse {
-			w.skip.find(lv, m, kc, left.raw[p:], left.ld)
-			st.skip = &w.skip
+		st.first, st.last, st.skip, st.rows = p == 0, p+kc == k, nil, even(m, mr)
+		if direct && left.sparse && w.skip.find(lv, m, kc, left.raw[p:], left.ld) {
+			st.skip, st.rows = &w.skip, w.skip.rows
 		}
 		for j := 0; j < n; j = st.cols.end {
 			st.cols = st.cols.from(j, panels)

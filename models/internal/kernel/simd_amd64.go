@@ -249,6 +249,11 @@ func (t *tile) leaveOut(s *skip, number, i, panels int) {
 	}
 }
 
+func (v vector) sparseRows() int {
+	mr, _ := v.tile()
+	return mr / 2
+}
+
 func (v vector) squeeze(h, kc int, a []float32, lda int, dst []float32, ldd int, off []uint32, most int) int {
 	_, nr := v.tile()
 	blocks := kc / 16
