@@ -12,14 +12,14 @@ import (
 	"testing"
 
 	"idunno/models/dataset"
-	"idunno/models/internal/onnxtest"
+	"idunno/models/onnx/encode"
 )
 
 type (
-	tv = onnxtest.Value
-	tn = onnxtest.Node
-	tt = onnxtest.Tensor
-	tm = onnxtest.Model
+	tv = encode.Value
+	tn = encode.Node
+	tt = encode.Tensor
+	tm = encode.Model
 )
 
 // classifier is y = last(x*w) with four inputs and three classes; w picks inputs 0, 1 and 2.

@@ -11,15 +11,15 @@ import (
 	"sync"
 	"testing"
 
-	"idunno/models/internal/onnxtest"
 	"idunno/models/onnx"
+	"idunno/models/onnx/encode"
 )
 
 type (
-	tv = onnxtest.Value
-	tn = onnxtest.Node
-	tt = onnxtest.Tensor
-	tm = onnxtest.Model
+	tv = encode.Value
+	tn = encode.Node
+	tt = encode.Tensor
+	tm = encode.Model
 )
 
 func compile(t *testing.T, m tm, l Limits) (*Program, error) {

@@ -12,14 +12,14 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"idunno/models/internal/onnxtest"
+	"idunno/models/onnx/encode"
 )
 
 type (
-	tv = onnxtest.Value
-	tn = onnxtest.Node
-	tt = onnxtest.Tensor
-	tm = onnxtest.Model
+	tv = encode.Value
+	tn = encode.Node
+	tt = encode.Tensor
+	tm = encode.Model
 )
 
 // linear is y = x*w + b with a symbolic batch.
