@@ -37,6 +37,8 @@ var mayImport = map[string][]string{
 	"broker/brokertest":   {"broker", "broker/embedded"},
 	"objectstore":         {},
 	"models":              {"models/..."},
+	"models/arch":         {"models/onnx/encode"},
+	"models/onnx/encode":  {},
 	"worker":              {"broker", "broker/wire", "objectstore", "models/..."},
 	"coordinator":         {"coordinator/sched", "coordinator/lease", "broker", "broker/wire", "objectstore"},
 	"coordinator/sched":   {"broker/wire"},
