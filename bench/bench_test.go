@@ -6,8 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"idunno/bench"
 	"idunno/broker/brokertest"
 	"idunno/coordinator/cli"
+	"idunno/models/arch"
 	"idunno/models/dataset"
 	"idunno/models/zoo"
 )
@@ -49,12 +53,16 @@ func names[T any](list []T, name func(T) string) []string {
 
 func TestEngine(t *testing.T) {
 	onnx, set := inputs(t)
-	d, err := bench.Engine(context.Background(), bench.EngineConfig{Models: onnx, Set: set, Sizes: []int{1, 100}, Span: 20 * time.Millisecond, Pairs: 1})
+	onnx["resnet18"], _ = arch.Build("resnet18", arch.Config{Width: 0.125, Size: 32})
+	d, err := bench.Engine(context.Background(), bench.EngineConfig{
+		Models: onnx, Set: set, Sizes: []int{1, 100}, OtherSizes: []int{2}, Span: 20 * time.Millisecond, Pairs: 1,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := names(d.Results, func(r bench.Result) string { return r.Name })
-	for _, want := range []string{"images_per_s/mlp/1", "images_per_s/mlp/100", "gflops/mlp/100", "batch_ms/mlp/100", "allocs_per_batch/mlp/1"} {
+	for _, want := range []string{"images_per_s/mlp/1", "images_per_s/mlp/100", "gflops/mlp/100", "batch_ms/mlp/100", "allocs_per_batch/mlp/1",
+		"images_per_s/resnet18/2", "gflops/gemm512", "fma_limit"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("no result %s in %v", want, got)
 		}
@@ -64,17 +72,65 @@ func TestEngine(t *testing.T) {
 			t.Errorf("distribution %+v", r)
 		}
 	}
-	if len(d.Ratios) != 1 || d.Ratios[0].Value <= 0 || !d.OK {
-		t.Errorf("ratios %+v", d.Ratios)
+	slots := fmt.Sprintf("slots%d_to_slots1/", runtime.NumCPU())
+	want := []string{"fma_limit_share/gemm512", "fma_limit_share/mlp/1", "fma_limit_share/mlp/100", slots + "mlp", "fma_limit_share/resnet18/2", slots + "resnet18"}
+	if got := names(d.Ratios, func(r bench.Ratio) string { return r.Name }); !slices.Equal(got, want) || !d.OK {
+		t.Errorf("ratios %v, want %v", got, want)
+	}
+	for _, r := range d.Ratios {
+		if r.Value <= 0 || r.N != 1 || math.IsInf(r.Value, 0) {
+			t.Errorf("ratio %+v", r)
+		}
 	}
 }
 
 func TestEngineRefusesNonsense(t *testing.T) {
 	onnx, set := inputs(t)
-	for _, c := range []bench.EngineConfig{{Set: set}, {Models: onnx}, {Models: onnx, Set: set, Sizes: []int{0}}, {Models: onnx, Set: set, Sizes: []int{1 << 30}}} {
+	for _, c := range []bench.EngineConfig{{Set: set}, {Models: onnx}, {Models: onnx, Set: set, Sizes: []int{0}}, {Models: onnx, Set: set, Sizes: []int{1 << 30}},
+		{Models: onnx, Set: set, OtherSizes: []int{0}}} {
 		if _, err := bench.Engine(context.Background(), c); !errors.Is(err, bench.ErrConfig) {
 			t.Errorf("sizes %v: %v", c.Sizes, err)
 		}
+	}
+}
+
+// Sides take turns, and the ratio is the median of the pairs.
+func TestCompare(t *testing.T) {
+	var order string
+	side := func(name string, rates ...float64) bench.Side {
+		return bench.Side{Result: name, Rate: func(_ context.Context, span time.Duration) (float64, error) {
+			if span == 0 {
+				return 1, nil // the warm-up
+			}
+			order += name
+			r := rates[0]
+			rates = rates[1:]
+			return r, nil
+		}}
+	}
+	c := bench.CompareConfig{Scenario: "test", Pairs: 3, Comparisons: func(yield func(bench.Comparison, error) bool) {
+		yield(bench.Comparison{Ratio: "a_to_b", A: side("a", 10, 40, 90), B: side("b", 10, 20, 30)}, nil)
+	}}
+	d, err := bench.Compare(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if order != "abbaab" {
+		t.Errorf("the sides took turns as %s", order)
+	}
+	if want := []bench.Ratio{{Name: "a_to_b", Value: 2, N: 3}}; !slices.Equal(d.Ratios, want) {
+		t.Errorf("ratios %+v, want %+v", d.Ratios, want)
+	}
+	if len(d.Results) != 2 || d.Results[0].Name != "a" || d.Results[0].N != 3 || d.Results[1].Max < 29.9 || d.Results[1].Max > 30.1 {
+		t.Errorf("results %+v", d.Results)
+	}
+	broken := errors.New("broken")
+	c.Comparisons = func(yield func(bench.Comparison, error) bool) { yield(bench.Comparison{}, broken) }
+	if _, err := bench.Compare(context.Background(), c); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := bench.Compare(context.Background(), bench.CompareConfig{}); !errors.Is(err, bench.ErrConfig) {
+		t.Errorf("nothing to compare: %v", err)
 	}
 }
 

@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -11,20 +13,23 @@ import (
 
 	"idunno/models"
 	"idunno/models/dataset"
+	"idunno/models/engine"
 )
 
 // EngineConfig says what [Engine] measures.
 type EngineConfig struct {
 	// Models are ONNX files by name. Required.
 	Models map[string][]byte
-	// Set gives the images. Required.
+	// Set gives the images. Required. Models that take images of another shape get noise.
 	Set *dataset.Set
-	// Sizes are the batch sizes; default 1, 8, 32, 100, 256.
+	// Sizes are the batch sizes for models that take the set's images; default 1,
+	// 8, 32, 100, 256.
 	Sizes []int
+	// OtherSizes are the batch sizes for the other models; default 8.
+	OtherSizes []int
 	// Span is how long each model and size is measured; default 2 s.
 	Span time.Duration
-	// Pairs is the number of pairs that the ratio of two slots to one is taken
-	// from; default 5.
+	// Pairs is the number of pairs behind each ratio; default 5.
 	Pairs int
 	// Progress is told of every step.
 	Progress Progress
@@ -37,7 +42,10 @@ func (c *EngineConfig) defaults() error {
 	if len(c.Sizes) == 0 {
 		c.Sizes = []int{1, 8, 32, 100, 256}
 	}
-	for _, size := range c.Sizes {
+	if len(c.OtherSizes) == 0 {
+		c.OtherSizes = []int{8}
+	}
+	for _, size := range slices.Concat(c.Sizes, c.OtherSizes) {
 		if size < 1 || size > c.Set.Len() {
 			return fmt.Errorf("%w: batch size %d, choose 1 to %d", ErrConfig, size, c.Set.Len())
 		}
@@ -52,39 +60,75 @@ func (c *EngineConfig) defaults() error {
 }
 
 // Engine measures the inference engine by itself, one slot on one core: images
-// and floating-point operations per second, the time of a batch and allocations,
-// per model and batch size; and what a slot on every core does to one slot.
+// and floating-point operations per second, their share of what the core reaches
+// at most, the time of a batch and allocations, per model and batch size; what a
+// slot on every core does to one slot; and the product of two 512 x 512 matrices.
+// Operations are those of the model as written, so that an engine that needs fewer
+// (Winograd's convolution) can have a share above 1.
 func Engine(ctx context.Context, c EngineConfig) (*Document, error) {
 	if err := c.defaults(); err != nil {
 		return nil, err
 	}
 	d := newDocument("engine")
-	names := make([]string, 0, len(c.Models))
-	for name := range c.Models {
-		names = append(names, name)
+	limit := newSample("fma_limit", "GFLOP/s", 1000)
+	c.Progress.tell("product of matrices")
+	if err := measureProduct(ctx, d, limit, c); err != nil {
+		return nil, err
 	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(c.Models)) {
 		m, err := models.Load(c.Models[name], models.Options{})
 		if err != nil {
 			return nil, fmt.Errorf("load model %s: %w", name, err)
 		}
-		for _, size := range c.Sizes {
+		sizes, images := c.OtherSizes, noise(m.Info())
+		if m.Check(c.Set.Shape, c.Set.DType) == nil {
+			sizes, images = c.Sizes, c.Set
+		}
+		if images == nil {
+			return nil, fmt.Errorf("%w: model %s takes images of any size: give it a fixed one", ErrConfig, name)
+		}
+		for _, size := range sizes {
 			c.Progress.tell("%s, batches of %d", name, size)
-			if err := measureEngine(ctx, d, m, name, size, c); err != nil {
+			if err := measureEngine(ctx, d, m, images, name, size, limit, c); err != nil {
 				return nil, err
 			}
 		}
 		c.Progress.tell("%s, one slot and one a core", name)
-		if err := measureSlots(ctx, d, m, name, c); err != nil {
+		if err := measureSlots(ctx, d, m, images, name, c); err != nil {
 			return nil, err
 		}
 	}
+	d.Results = append(d.Results, limit.result())
 	return d, nil
 }
 
-// firstBatches cuts the set's beginning into batches.
+// noise is a set of random images of the shape that a model takes, as many as
+// some megabytes hold; nil when the model leaves the shape open.
+func noise(info models.Info) *dataset.Set {
+	shape := info.Inputs[0].Shape
+	if len(shape) < 2 || slices.Contains(shape[1:], -1) {
+		return nil
+	}
+	size := 1
+	for _, d := range shape[1:] {
+		size *= d
+	}
+	x := make([]byte, size*max(8, 16<<20/size))
+	rng := rand.NewPCG(1, 1)
+	for i := range x {
+		x[i] = byte(rng.Uint64())
+	}
+	return &dataset.Set{Name: "noise", X: x, DType: dataset.U8, Shape: shape[1:]}
+}
+
+// firstBatches cuts the set's beginning into batches; a set that is too small for
+// one is repeated.
 func firstBatches(set *dataset.Set, size, most int) ([]*dataset.Batch, error) {
+	for set.Len() < size {
+		twice := *set
+		twice.X, twice.Y = append(slices.Clip(set.X), set.X...), append(slices.Clip(set.Y), set.Y...)
+		set = &twice
+	}
 	n := min(most, set.Len()/size)
 	batches := make([]*dataset.Batch, n)
 	for i := range batches {
@@ -97,8 +141,38 @@ func firstBatches(set *dataset.Set, size, most int) ([]*dataset.Batch, error) {
 	return batches, nil
 }
 
-func measureEngine(ctx context.Context, d *Document, m *models.Model, name string, size int, c EngineConfig) error {
-	batches, err := firstBatches(c.Set, size, 64)
+// limitSpan is how long the core's limit is measured for a pair.
+const limitSpan = 20 * time.Millisecond
+
+// measureLimit returns a measurement of the core's limit for paired.
+func measureLimit(ctx context.Context, limit *sample) func() (float64, error) {
+	return noting(limit, func() (float64, error) { return engine.FMALimit(limitSpan), context.Cause(ctx) })
+}
+
+// measureProduct pairs a product of matrices with the core's limit.
+func measureProduct(ctx context.Context, d *Document, limit *sample, c EngineConfig) error {
+	const n = 512
+	multiply := engine.Product(n)
+	rate := newSample("gflops/gemm512", "GFLOP/s", 1000)
+	ratios, err := paired(c.Pairs, noting(rate, func() (float64, error) {
+		calls, began := 0, time.Now()
+		err := until(ctx, min(c.Span, limitSpan), func() error {
+			multiply()
+			calls++
+			return nil
+		})
+		return 2 * n * n * n * float64(calls) / time.Since(began).Seconds() / 1e9, err
+	}), measureLimit(ctx, limit))
+	if err != nil {
+		return err
+	}
+	d.Results = append(d.Results, rate.result())
+	d.Ratios = append(d.Ratios, Ratio{Name: "fma_limit_share/gemm512", Value: median(ratios), N: len(ratios)})
+	return nil
+}
+
+func measureEngine(ctx context.Context, d *Document, m *models.Model, set *dataset.Set, name string, size int, limit *sample, c EngineConfig) error {
+	batches, err := firstBatches(set, size, 64)
 	if err != nil {
 		return err
 	}
@@ -107,51 +181,62 @@ func measureEngine(ctx context.Context, d *Document, m *models.Model, name strin
 		return fmt.Errorf("%s, batch of %d: %w", name, size, err)
 	}
 	key := fmt.Sprintf("%s/%d", name, size)
-	rate := newSample("images_per_s/"+key, "images/s", 10)
+	rate := newSample("images_per_s/"+key, "images/s", 100)
 	gflops := newSample("gflops/"+key, "GFLOP/s", 1000)
 	times := newSample("batch_ms/"+key, "ms", 1e6)
 	perImage := float64(m.Info().FLOPsPerImage)
 	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	i := 0
-	err = until(ctx, c.Span, func() error {
-		b := batches[i%len(batches)]
-		i++
-		began := time.Now()
-		_, err := session.Predict(ctx, b)
+	runs, mallocs := 0, uint64(0)
+	part := func() (float64, error) {
+		runtime.ReadMemStats(&before)
+		first, began := runs, time.Now()
+		err := until(ctx, c.Span/time.Duration(c.Pairs), func() error {
+			b := batches[runs%len(batches)]
+			runs++
+			began := time.Now()
+			_, err := session.Predict(ctx, b)
+			took := time.Since(began).Seconds()
+			rate.add(float64(size) / took)
+			gflops.add(perImage * float64(size) / took / 1e9)
+			times.add(took * 1e3)
+			return err
+		})
 		took := time.Since(began).Seconds()
-		rate.add(float64(size) / took)
-		gflops.add(perImage * float64(size) / took / 1e9)
-		times.add(took * 1e3)
-		return err
-	})
-	runtime.ReadMemStats(&after)
+		runtime.ReadMemStats(&after)
+		mallocs += after.Mallocs - before.Mallocs
+		return perImage * float64(size*(runs-first)) / took / 1e9, err
+	}
+	ratios, err := paired(c.Pairs, part, measureLimit(ctx, limit))
 	if err != nil {
 		return fmt.Errorf("%s, batch of %d: %w", name, size, err)
 	}
 	allocs := newSample("allocs_per_batch/"+key, "allocations", 100)
-	allocs.add(float64(after.Mallocs-before.Mallocs) / float64(i))
-	d.Results = append(d.Results, rate.result(), gflops.result(), times.result(), allocs.result())
+	allocs.add(float64(mallocs) / float64(runs))
+	d.Results = append(d.Results, rate.result())
+	if perImage > 0 { // else only a run could tell what there is to do
+		d.Results = append(d.Results, gflops.result())
+		d.Ratios = append(d.Ratios, Ratio{Name: "fma_limit_share/" + key, Value: median(ratios), N: len(ratios)})
+	}
+	d.Results = append(d.Results, times.result(), allocs.result())
 	return nil
 }
 
-// measureSlots pairs one slot with a slot on every core, in batches of 100.
-func measureSlots(ctx context.Context, d *Document, m *models.Model, name string, c EngineConfig) error {
-	batches, err := firstBatches(c.Set, min(100, c.Set.Len()), 64)
+// measureSlots pairs a slot on every core with one slot, in batches of up to 100.
+func measureSlots(ctx context.Context, d *Document, m *models.Model, set *dataset.Set, name string, c EngineConfig) error {
+	size := min(100, set.Len())
+	if set != c.Set {
+		size = slices.Max(c.OtherSizes)
+	}
+	batches, err := firstBatches(set, size, 64)
 	if err != nil {
 		return err
 	}
-	var ratios []float64
-	for range c.Pairs {
-		one, err := Throughput(ctx, m, batches, 1, c.Span/2)
-		if err != nil {
-			return err
-		}
-		all, err := Throughput(ctx, m, batches, runtime.NumCPU(), c.Span/2)
-		if err != nil {
-			return err
-		}
-		ratios = append(ratios, all/one)
+	slots := func(n int) func() (float64, error) {
+		return func() (float64, error) { return Throughput(ctx, m, batches, n, c.Span/2) }
+	}
+	ratios, err := paired(c.Pairs, slots(runtime.NumCPU()), slots(1))
+	if err != nil {
+		return err
 	}
 	d.Ratios = append(d.Ratios, Ratio{Name: fmt.Sprintf("slots%d_to_slots1/%s", runtime.NumCPU(), name), Value: median(ratios), N: len(ratios)})
 	return nil

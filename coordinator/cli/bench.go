@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"idunno/bench"
 	"idunno/coordinator/cli/render"
+	"idunno/models/arch"
 	"idunno/models/dataset"
 	"idunno/models/zoo"
 )
@@ -28,30 +31,47 @@ func (a *app) benchCommand() *cobra.Command {
 
 func (a *app) benchEngineCommand() *cobra.Command {
 	var asJSON bool
+	var names []string
 	var c bench.EngineConfig
 	cmd := &cobra.Command{
 		Use: "engine", Short: "the inference engine by itself, per model and batch size", Args: nargs(0),
-		Long: `Runs the shipped models on MNIST's test images in this process, one slot on one
-core: images and floating-point operations per second, the time of a batch,
-allocations, for each batch size; then pairs one slot with a slot on every core.
-Nothing else should run on the machine meanwhile.`,
-		Example: "  idunno bench engine\n  idunno bench engine --sizes 1,100 --span 1s --json",
+		Long: `Runs models in this process, one slot on one core: images and floating-point
+operations per second, their share of what the core can multiply and add at most,
+the time of a batch, allocations, for each batch size; then pairs a slot on every
+core with one slot.
+
+MODELS are shipped ones (` + strings.Join(zoo.Names(), ", ") + `), standard architectures with random weights
+(` + strings.Join(imageArchitectures(), ", ") + `), or ONNX files. Models that
+can take MNIST's images get its test images, others noise. Nothing else should run
+on the machine meanwhile.`,
+		Example: "  idunno bench engine\n  idunno bench engine --models mlp,digits.onnx --sizes 1,100 --span 1s --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.benchInputs(&c.Models, &c.Set); err != nil {
 				return err
 			}
-			for _, size := range c.Sizes {
-				if size < 1 || size > c.Set.Len() {
-					return usage(cmd, "--sizes %d: choose 1 to %d", size, c.Set.Len())
+			for flag, sizes := range map[string][]int{"sizes": c.Sizes, "other-sizes": c.OtherSizes} {
+				for _, size := range sizes {
+					if size < 1 || size > c.Set.Len() {
+						return usage(cmd, "--%s %d: choose 1 to %d", flag, size, c.Set.Len())
+					}
 				}
+			}
+			if c.Pairs < 1 {
+				return usage(cmd, "--pairs %d: at least 1", c.Pairs)
+			}
+			var err error
+			if c.Models, err = benchModels(cmd, names); err != nil {
+				return err
 			}
 			c.Progress = a.benchProgress
 			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Engine(ctx, c) })
 		},
 	}
-	cmd.Flags().IntSliceVar(&c.Sizes, "sizes", []int{1, 8, 32, 100, 256}, "batch `SIZES`")
+	cmd.Flags().StringSliceVar(&names, "models", []string{"mlp", "cnn", "resnet18", "mobilenetv2"}, "`MODELS` to measure: names or ONNX files")
+	cmd.Flags().IntSliceVar(&c.Sizes, "sizes", []int{1, 8, 32, 100, 256}, "batch `SIZES` for models that take MNIST's images")
+	cmd.Flags().IntSliceVar(&c.OtherSizes, "other-sizes", []int{8}, "batch `SIZES` for other models")
 	cmd.Flags().DurationVar(&c.Span, "span", 2*time.Second, "`TIME` to measure each model and size")
-	cmd.Flags().IntVar(&c.Pairs, "pairs", 5, "`N` pairs behind the ratio of slots")
+	cmd.Flags().IntVar(&c.Pairs, "pairs", 5, "`N` pairs behind each ratio")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -85,6 +105,38 @@ the pipeline, durable results included. Nothing else should run meanwhile.`,
 	cmd.Flags().DurationVar(&c.Span, "span", 3*time.Second, "`TIME` that each half of a pair takes, about")
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// imageArchitectures are the standard architectures that take images.
+func imageArchitectures() []string {
+	return slices.DeleteFunc(arch.Names(), func(name string) bool { return name == "bert" })
+}
+
+// benchModels finds models by name, or reads them.
+func benchModels(cmd *cobra.Command, names []string) (map[string][]byte, error) {
+	found := make(map[string][]byte)
+	for _, name := range names {
+		p, ok := zoo.Model(name)
+		if !ok && slices.Contains(imageArchitectures(), name) {
+			p, ok = arch.Build(name, arch.Config{})
+		}
+		if !ok {
+			if !strings.HasSuffix(name, ".onnx") {
+				return nil, usage(cmd, "there is no model %q: choose from %s, or give a file NAME.onnx", name,
+					strings.Join(slices.Concat(zoo.Names(), imageArchitectures()), ", "))
+			}
+			var err error
+			if p, err = os.ReadFile(name); err != nil {
+				return nil, err
+			}
+			name = strings.TrimSuffix(filepath.Base(name), ".onnx")
+		}
+		if found[name] != nil {
+			return nil, usage(cmd, "two models are named %q", name)
+		}
+		found[name] = p
+	}
+	return found, nil
 }
 
 // benchInputs are the shipped models and test images.
