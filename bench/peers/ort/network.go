@@ -22,6 +22,7 @@ type network struct {
 	bytes   []byte
 	graph   *onnx.Graph
 	program *engine.Program
+	shipped bool // it takes MNIST's images
 	sample  func(n int) []*engine.Tensor
 }
 
@@ -29,7 +30,7 @@ type network struct {
 func load(name string, set *dataset.Set) (*network, error) {
 	n := &network{name: name}
 	if p, ok := zoo.Model(name); ok {
-		n.bytes = p
+		n.bytes, n.shipped = p, true
 		n.sample = func(size int) []*engine.Tensor { return []*engine.Tensor{digits(n.graph, set, 0, size)} }
 	} else if p, ok := arch.Build(name, arch.Config{}); ok {
 		n.bytes = p
@@ -75,16 +76,12 @@ func tensorOf(t encode.Tensor) *engine.Tensor {
 
 // digits are n images of the set from one on, scaled to 0..1 as package models does.
 func digits(g *onnx.Graph, set *dataset.Set, from, n int) *engine.Tensor {
-	b, err := set.Batch(1, set.Len())
-	if err != nil {
-		panic(err) // the set is in the binary
-	}
-	size := len(b.X) / b.Len()
+	size := len(set.X) / set.Len()
 	t := &engine.Tensor{DType: onnx.Float, Shape: []int{n}, F: make([]float32, n*size)}
 	for _, d := range g.Inputs[0].Dims[1:] {
 		t.Shape = append(t.Shape, d.Size)
 	}
-	for i, v := range b.X[from*size:][:n*size] {
+	for i, v := range set.X[from*size:][:n*size] {
 		t.F[i] = float32(v) / 255
 	}
 	return t
