@@ -14,13 +14,13 @@ import (
 
 // Options bounds what a model may cost. The zero value means the defaults.
 type Options struct {
-	MaxModelBytes int64 // size of the ONNX file; default 256 MiB
+	MaxModelBytes int64 // size of the ONNX file; default 512 MiB
 	MaxMemory     int64 // decoded weights, and apart from them the buffers of each session; default 1 GiB
 }
 
 // The defaults of Options.
 const (
-	DefaultMaxModelBytes = 256 << 20
+	DefaultMaxModelBytes = 512 << 20 // ViT-B/16 has 330 MiB
 	DefaultMaxMemory     = 1 << 30
 )
 

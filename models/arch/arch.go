@@ -110,6 +110,10 @@ func Build(name string, c Config) (p []byte, ok bool) {
 	if !ok {
 		return nil, false
 	}
+	return a.model(c).Bytes(), true
+}
+
+func (a *architecture) model(c Config) *encode.Model {
 	b := &builder{c: c, rng: rand.NewPCG(c.Seed, 0x1d0), square: map[string]float64{}}
 	b.m = encode.Model{IR: 8, Opset: 17, Producer: "iDunno", Name: "main_graph"}
 	switch a.kind {
@@ -121,17 +125,10 @@ func Build(name string, c Config) (p []byte, ok bool) {
 	case lines:
 		b.input("input", encode.Float, "N", c.Size, lineWidth)
 	}
-	last := &b.m.Nodes
-	y := a.build(b)
-	for i := range *last {
-		for j, o := range (*last)[i].Out {
-			if o == y {
-				(*last)[i].Out[j] = "output"
-			}
-		}
-	}
+	a.build(b)
+	b.m.Nodes[len(b.m.Nodes)-1].Out[0] = "output" // the layers are built in order
 	b.m.Out = []encode.Value{{Name: "output", Dims: []any{"N", c.Classes}}}
-	return b.m.Bytes(), true
+	return &b.m
 }
 
 // Sample returns n examples for the architecture, a tensor an input in the order of the model's inputs: images of waves and noise with mean
