@@ -63,8 +63,10 @@ func (c *EngineConfig) defaults() error {
 // and floating-point operations per second, their share of what the core reaches
 // at most, the time of a batch and allocations, per model and batch size; what a
 // slot on every core does to one slot; and the product of two 512 x 512 matrices.
-// Operations are those of the model as written, so that an engine that needs fewer
-// (Winograd's convolution) can have a share above 1.
+//
+// A share is that of the median batch. Operations are those of the model as
+// written, so an engine that needs fewer (Winograd's convolution) can have a share
+// above 1.
 func Engine(ctx context.Context, c EngineConfig) (*Document, error) {
 	if err := c.defaults(); err != nil {
 		return nil, err
@@ -144,6 +146,9 @@ func firstBatches(set *dataset.Set, size, most int) ([]*dataset.Batch, error) {
 // limitSpan is how long the core's limit is measured for a pair.
 const limitSpan = 20 * time.Millisecond
 
+// median is the value in the middle.
+func (s *sample) median() float64 { return float64(s.h.ValueAtQuantile(50)) / s.scale }
+
 // measureLimit returns a measurement of the core's limit for paired.
 func measureLimit(ctx context.Context, limit *sample) func() (float64, error) {
 	return noting(limit, func() (float64, error) { return engine.FMALimit(limitSpan), context.Cause(ctx) })
@@ -154,15 +159,18 @@ func measureProduct(ctx context.Context, d *Document, limit *sample, c EngineCon
 	const n = 512
 	multiply := engine.Product(n)
 	rate := newSample("gflops/gemm512", "GFLOP/s", 1000)
-	ratios, err := paired(c.Pairs, noting(rate, func() (float64, error) {
-		calls, began := 0, time.Now()
+	ratios, err := paired(c.Pairs, func() (float64, error) {
+		part := newSample(rate.name, rate.unit, rate.scale)
 		err := until(ctx, min(c.Span, limitSpan), func() error {
+			began := time.Now()
 			multiply()
-			calls++
+			v := 2 * n * n * n / time.Since(began).Seconds() / 1e9
+			rate.add(v)
+			part.add(v)
 			return nil
 		})
-		return 2 * n * n * n * float64(calls) / time.Since(began).Seconds() / 1e9, err
-	}), measureLimit(ctx, limit))
+		return part.median(), err
+	}, measureLimit(ctx, limit))
 	if err != nil {
 		return err
 	}
@@ -187,9 +195,9 @@ func measureEngine(ctx context.Context, d *Document, m *models.Model, set *datas
 	perImage := float64(m.Info().FLOPsPerImage)
 	var before, after runtime.MemStats
 	runs, mallocs := 0, uint64(0)
-	part := func() (float64, error) {
+	half := func() (float64, error) {
+		part := newSample(gflops.name, gflops.unit, gflops.scale)
 		runtime.ReadMemStats(&before)
-		first, began := runs, time.Now()
 		err := until(ctx, c.Span/time.Duration(c.Pairs), func() error {
 			b := batches[runs%len(batches)]
 			runs++
@@ -198,15 +206,15 @@ func measureEngine(ctx context.Context, d *Document, m *models.Model, set *datas
 			took := time.Since(began).Seconds()
 			rate.add(float64(size) / took)
 			gflops.add(perImage * float64(size) / took / 1e9)
+			part.add(perImage * float64(size) / took / 1e9)
 			times.add(took * 1e3)
 			return err
 		})
-		took := time.Since(began).Seconds()
 		runtime.ReadMemStats(&after)
 		mallocs += after.Mallocs - before.Mallocs
-		return perImage * float64(size*(runs-first)) / took / 1e9, err
+		return part.median(), err
 	}
-	ratios, err := paired(c.Pairs, part, measureLimit(ctx, limit))
+	ratios, err := paired(c.Pairs, half, measureLimit(ctx, limit))
 	if err != nil {
 		return fmt.Errorf("%s, batch of %d: %w", name, size, err)
 	}
