@@ -30,6 +30,9 @@ type Workspace struct {
 	image, out, bias []float32 // of a convolution
 	off              []uint32
 	plan             winogradPlan
+
+	vector vector
+	depth  depthwisePlan
 }
 
 func (w *Workspace) use() level {

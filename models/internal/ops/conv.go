@@ -7,13 +7,14 @@ import (
 	"idunno/models/internal/kernel"
 )
 
-// conv is a convolution with groups over one to three spatial dimensions. Constant weights are packed, one matrix a group; otherwise, and
-// with three dimensions, the patches of an image become the columns of a matrix, which the weights multiply.
+// conv is a convolution with groups over one to three spatial dimensions. Constant weights are packed, one matrix a group, unless a group
+// is one channel; otherwise, and with three dimensions, the patches of an image become the columns of a matrix, which the weights multiply.
 type conv struct {
 	window
 	groups int
 	packed []*kernel.PackedA
 	planar []*kernel.PackedConv // instead of packed: one or two dimensions
+	depth  []float32            // instead of packed: weights of one channel a group, one or two dimensions
 	bias   []float32            // the constant bias; nil when it comes with the inputs or is left out
 	relu   bool
 	halved bool // only with planar: a MaxPool of 2 x 2 follows
@@ -50,6 +51,10 @@ func buildConv(n *Node, a *attrs) (Op, error) {
 		return nil, fmt.Errorf("weights of shape %v for %d groups", wt.Shape, g)
 	}
 	m, k := wt.Shape[0]/c.groups, volume(wt.Shape[1:])
+	if c.groups > 1 && wt.Shape[1] == 1 && len(wt.Shape) < 5 && k > 0 {
+		c.depth = wt.F
+		return c, nil
+	}
 	for i := range c.groups {
 		if len(wt.Shape) < 5 && !c.pointwise(wt.Shape[2:]) && k > 0 {
 			c.planar = append(c.planar, kernel.PackConv(c.like(wt.Shape[1:]), m, wt.F[i*m*k:]))
@@ -107,6 +112,9 @@ func (c *conv) Cost(in []*Tensor, out []Spec) (int64, int64) {
 	if c.halved {
 		flops += 4 * results
 	}
+	if c.depth != nil {
+		return flops, kernel.DepthwiseSpace(g.planar(1))
+	}
 	if c.planar != nil {
 		return flops, c.planar[0].Space(g.planar(in[0].Shape[1] / c.groups))
 	}
@@ -122,6 +130,10 @@ func (c *conv) Run(s *Scratch, in, out []*Tensor) {
 	bias := c.bias
 	if bias == nil && len(in) > 2 && in[2] != nil {
 		bias = in[2].F
+	}
+	if c.depth != nil {
+		c.depthwise(s, &g, x, y, bias)
+		return
 	}
 	direct := g.pointwise()
 	for q := range c.groups {
@@ -151,6 +163,17 @@ func (c *conv) Run(s *Scratch, in, out []*Tensor) {
 			finish(dst, n, &e)
 		}
 	}
+}
+
+// depthwise computes a convolution of as many groups as channels.
+func (c *conv) depthwise(s *Scratch, g *geometry, x, y *Tensor, bias []float32) {
+	act := kernel.Activation{}
+	if c.relu {
+		act.Func = kernel.Relu
+	}
+	channels, size, n := x.Shape[1], volume(g.in[:]), volume(g.out[:])
+	from, to := kernel.Images{F: x.F, Stride: channels * size}, kernel.Images{F: y.F, Stride: y.Shape[1] * n}
+	s.Gemm.Depthwise(g.planar(channels), y.Shape[1], c.depth, x.Shape[0], from, to, bias, act)
 }
 
 // finish applies an epilogue to a product that was computed without one.

@@ -1,0 +1,34 @@
+package kernel
+
+// vector is one implementation of the loops beside the products: those that walk along vectors. Every slice is at least as long as said,
+// and nothing behind that length is touched. An element's value depends neither on its place nor on the length, and where no sum of
+// products is involved the implementations agree in every bit.
+type vector interface {
+	name() string
+	lanes() int // float32 in a register; 0 when there is no depthwise
+	// taps computes y[j] = end.clip(end.bias + sum over p of weights[p]*x[off[p]+j]) for j < n, p ascending.
+	taps(off []uint32, weights []float32, n int, x, y []float32, end *depthwiseEnd)
+	// depthwise does c for a window of size x size, 3 or 5, with a stride of 1 or 2.
+	depthwise(size, stride int, c *depthwiseColumn)
+}
+
+// vectors lists what this processor can run, the best last.
+func vectors() []vector { return append([]vector{portable{}}, simdVectors()...) }
+
+func bestVector() vector {
+	v := vectors()
+	return v[len(v)-1]
+}
+
+func (w *Workspace) vectors() vector {
+	if w.vector == nil {
+		w.vector = bestVector()
+	}
+	return w.vector
+}
+
+// portable is the vector level in plain Go.
+type portable struct{}
+
+func (portable) name() string { return "portable" }
+func (portable) lanes() int   { return 0 }

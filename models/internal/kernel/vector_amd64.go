@@ -1,0 +1,106 @@
+//go:build amd64 && !noasm
+
+package kernel
+
+import "golang.org/x/sys/cpu"
+
+// simdVectors lists the vector levels in assembly that this processor can run, the best last. GODEBUG=cpu.avx2=off and the like are
+// honoured.
+func simdVectors() []vector {
+	var list []vector
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+		list = append(list, vector8{})
+		if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512BW {
+			list = append(list, vector16{})
+		}
+	}
+	return list
+}
+
+// vector8 is the level for AVX2 and FMA.
+type vector8 struct{}
+
+// vector16 is the level for AVX-512.
+type vector16 struct{}
+
+func (vector8) name() string  { return "avx2" }
+func (vector8) lanes() int    { return 8 }
+func (vector16) name() string { return "avx512" }
+func (vector16) lanes() int   { return 16 }
+
+// check panics when a column reaches beyond its slices; what it reads of the image is limited by its rows and masks.
+func (c *depthwiseColumn) check(size, stride, lanes, loads int) {
+	words := 1
+	if lanes == 8 {
+		words = 8
+	}
+	_, _, _ = c.weights[size*size-1], c.at[c.rows*stride+(size-1)/stride*stride-1], c.masks[(loads+1)*words-1]
+	_, _ = c.x[0], c.zero[0]
+	width := lanes
+	if !c.full {
+		width = 1
+	}
+	_ = c.y[(c.rows-1)*c.ldy+width-1]
+}
+
+func (c *depthwiseColumn) fullness() int {
+	if c.full {
+		return 1
+	}
+	return 0
+}
+
+func (vector8) depthwise(size, stride int, c *depthwiseColumn) {
+	c.check(size, stride, 8, size+stride-1)
+	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
+	switch {
+	case size == 3 && stride == 1:
+		depthwise3s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	case size == 3:
+		depthwise3s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	case stride == 1:
+		depthwise5s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	default:
+		depthwise5s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	}
+}
+
+func (vector16) depthwise(size, stride int, c *depthwiseColumn) {
+	c.check(size, stride, 16, size+stride-1)
+	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
+	switch {
+	case size == 3 && stride == 1:
+		depthwise3s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	case size == 3:
+		depthwise3s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	case stride == 1:
+		depthwise5s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	default:
+		depthwise5s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+	}
+}
+
+func (vector8) taps(off []uint32, weights []float32, n int, x, y []float32, end *depthwiseEnd) {
+	if checkTaps(off, weights, n, x, y) {
+		tapsx8(len(off), &off[0], &weights[0], n, &x[0], &y[0], &end.bias)
+	}
+}
+
+func (vector16) taps(off []uint32, weights []float32, n int, x, y []float32, end *depthwiseEnd) {
+	if checkTaps(off, weights, n, x, y) {
+		tapsx16(len(off), &off[0], &weights[0], n, &x[0], &y[0], &end.bias)
+	}
+}
+
+// checkTaps panics when a slice is too short and says whether there is anything to do.
+func checkTaps(off []uint32, weights []float32, n int, x, y []float32) bool {
+	if n == 0 {
+		return false
+	}
+	reach := uint32(0)
+	for _, o := range off {
+		reach = max(reach, o)
+	}
+	_, _, _ = weights[len(off)-1], x[int(reach)+n-1], y[n-1]
+	return true
+}

@@ -1,0 +1,6 @@
+//go:build !amd64 || noasm
+
+package kernel
+
+// simdVectors lists the vector levels in assembly: none on this platform.
+func simdVectors() []vector { return nil }
