@@ -10,6 +10,18 @@ type vector interface {
 	taps(off []uint32, weights []float32, n int, x, y []float32, end *depthwiseEnd)
 	// depthwise does c for a window of size x size, 3 or 5, with a stride of 1 or 2.
 	depthwise(size, stride int, c *depthwiseColumn)
+
+	// The others are their namesakes of Workspace, for vectors of at least one element.
+
+	apply(act Activation, dst, x []float32) // limits are Clip
+	zip(op BinaryOp, which operands, dst, x, y []float32, s float32)
+	sum(x []float32) float32
+	squares(x []float32, mean float32) float32
+	expSum(y, x []float32, top float32) float32
+	highest(x []float32) float32
+	normalize(y, x []float32, mean, inverse float32, scale, shift []float32)
+	unzip(even, odd, x []float32) int // for as many pairs as it can; it returns their number
+	transpose(dst []float32, ldd int, src []float32, lds, rows, cols int)
 }
 
 // vectors lists what this processor can run, the best last.

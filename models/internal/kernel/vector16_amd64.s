@@ -4,6 +4,3802 @@
 
 #include "textflag.h"
 
+// func clipx16(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX, AVX512F
+TEXT ·clipx16(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+	VBROADCASTSS beta+28(FP), Z1
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z2
+	VMAXPS  Z2, Z0, Z2
+	VMINPS  Z2, Z1, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z2
+	VMAXPS  Z2, Z0, Z2
+	VMINPS  Z2, Z1, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS 128(AX), Z2
+	VMAXPS  Z2, Z0, Z2
+	VMINPS  Z2, Z1, Z2
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS 192(AX), Z2
+	VMAXPS  Z2, Z0, Z2
+	VMINPS  Z2, Z1, Z2
+	VMOVUPS Z2, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z2
+	VMAXPS  Z2, Z0, Z2
+	VMINPS  Z2, Z1, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VMAXPS    Z2, Z0, Z0
+	VMINPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func leakyx16(n int, x *float32, y *float32, alpha float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·leakyx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+
+many:
+	CMPQ      CX, $0x00000040
+	JLT       manyEnd
+	VMOVUPS   (AX), Z1
+	VMULPS    Z0, Z1, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z3
+	VMOVUPS   Z3, (DX)
+	VMOVUPS   64(AX), Z1
+	VMULPS    Z0, Z1, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z4
+	VMOVUPS   Z4, 64(DX)
+	VMOVUPS   128(AX), Z1
+	VMULPS    Z0, Z1, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z5
+	VMOVUPS   Z5, 128(DX)
+	VMOVUPS   192(AX), Z1
+	VMULPS    Z0, Z1, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z6
+	VMOVUPS   Z6, 192(DX)
+	ADDQ      $0x00000100, AX
+	ADDQ      $0x00000100, DX
+	SUBQ      $0x00000040, CX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z1
+	VMULPS    Z0, Z1, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z7
+	VMOVUPS   Z7, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMULPS    Z0, Z1, Z0
+	VPMOVD2M  Z1, K2
+	VBLENDMPS Z0, Z1, K2, Z8
+	VMOVUPS   Z8, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func linearx16(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX, AVX512F
+TEXT ·linearx16(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+	VBROADCASTSS beta+28(FP), Z1
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  Z1, Z2, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  Z1, Z2, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS 128(AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  Z1, Z2, Z2
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS 192(AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  Z1, Z2, Z2
+	VMOVUPS Z2, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  Z1, Z2, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VMULPS    Z0, Z2, Z0
+	VADDPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func standardx16(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX, AVX512F
+TEXT ·standardx16(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+	VBROADCASTSS beta+28(FP), Z1
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS 128(AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS 192(AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VSUBPS    Z0, Z2, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func hardSigmoidx16(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX, AVX512F
+TEXT ·hardSigmoidx16(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+	VBROADCASTSS beta+28(FP), Z1
+	VMOVUPS      constant00000000<>+0(SB), Z2
+	VMOVUPS      constant3f800000<>+0(SB), Z3
+
+many:
+	CMPQ    CX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (AX), Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  Z1, Z4, Z4
+	VMAXPS  Z4, Z2, Z4
+	VMINPS  Z4, Z3, Z4
+	VMOVUPS Z4, (DX)
+	VMOVUPS 64(AX), Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  Z1, Z4, Z4
+	VMAXPS  Z4, Z2, Z4
+	VMINPS  Z4, Z3, Z4
+	VMOVUPS Z4, 64(DX)
+	ADDQ    $0x00000080, AX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  Z1, Z4, Z4
+	VMAXPS  Z4, Z2, Z4
+	VMINPS  Z4, Z3, Z4
+	VMOVUPS Z4, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VMULPS    Z0, Z4, Z0
+	VADDPS    Z1, Z0, Z0
+	VMAXPS    Z0, Z2, Z0
+	VMINPS    Z0, Z3, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant00000000<>+0(SB)/4, $0x00000000
+DATA constant00000000<>+4(SB)/4, $0x00000000
+DATA constant00000000<>+8(SB)/4, $0x00000000
+DATA constant00000000<>+12(SB)/4, $0x00000000
+DATA constant00000000<>+16(SB)/4, $0x00000000
+DATA constant00000000<>+20(SB)/4, $0x00000000
+DATA constant00000000<>+24(SB)/4, $0x00000000
+DATA constant00000000<>+28(SB)/4, $0x00000000
+DATA constant00000000<>+32(SB)/4, $0x00000000
+DATA constant00000000<>+36(SB)/4, $0x00000000
+DATA constant00000000<>+40(SB)/4, $0x00000000
+DATA constant00000000<>+44(SB)/4, $0x00000000
+DATA constant00000000<>+48(SB)/4, $0x00000000
+DATA constant00000000<>+52(SB)/4, $0x00000000
+DATA constant00000000<>+56(SB)/4, $0x00000000
+DATA constant00000000<>+60(SB)/4, $0x00000000
+GLOBL constant00000000<>(SB), RODATA|NOPTR, $64
+
+DATA constant3f800000<>+0(SB)/4, $0x3f800000
+DATA constant3f800000<>+4(SB)/4, $0x3f800000
+DATA constant3f800000<>+8(SB)/4, $0x3f800000
+DATA constant3f800000<>+12(SB)/4, $0x3f800000
+DATA constant3f800000<>+16(SB)/4, $0x3f800000
+DATA constant3f800000<>+20(SB)/4, $0x3f800000
+DATA constant3f800000<>+24(SB)/4, $0x3f800000
+DATA constant3f800000<>+28(SB)/4, $0x3f800000
+DATA constant3f800000<>+32(SB)/4, $0x3f800000
+DATA constant3f800000<>+36(SB)/4, $0x3f800000
+DATA constant3f800000<>+40(SB)/4, $0x3f800000
+DATA constant3f800000<>+44(SB)/4, $0x3f800000
+DATA constant3f800000<>+48(SB)/4, $0x3f800000
+DATA constant3f800000<>+52(SB)/4, $0x3f800000
+DATA constant3f800000<>+56(SB)/4, $0x3f800000
+DATA constant3f800000<>+60(SB)/4, $0x3f800000
+GLOBL constant3f800000<>(SB), RODATA|NOPTR, $64
+
+// func hardSwishx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·hardSwishx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    CX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (AX), Z0
+	VMULPS  constant3e2aaaab<>+0(SB), Z0, Z1
+	VADDPS  constant3f000000<>+0(SB), Z1, Z1
+	VMOVUPS constant00000000<>+0(SB), Z2
+	VMOVUPS constant3f800000<>+0(SB), Z3
+	VMAXPS  Z1, Z2, Z1
+	VMINPS  Z1, Z3, Z1
+	VMULPS  Z1, Z0, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(AX), Z0
+	VMULPS  constant3e2aaaab<>+0(SB), Z0, Z1
+	VADDPS  constant3f000000<>+0(SB), Z1, Z1
+	VMOVUPS constant00000000<>+0(SB), Z2
+	VMOVUPS constant3f800000<>+0(SB), Z3
+	VMAXPS  Z1, Z2, Z1
+	VMINPS  Z1, Z3, Z1
+	VMULPS  Z1, Z0, Z0
+	VMOVUPS Z0, 64(DX)
+	ADDQ    $0x00000080, AX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VMULPS  constant3e2aaaab<>+0(SB), Z0, Z1
+	VADDPS  constant3f000000<>+0(SB), Z1, Z1
+	VMOVUPS constant00000000<>+0(SB), Z2
+	VMOVUPS constant3f800000<>+0(SB), Z3
+	VMAXPS  Z1, Z2, Z1
+	VMINPS  Z1, Z3, Z1
+	VMULPS  Z1, Z0, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMULPS    constant3e2aaaab<>+0(SB), Z0, Z1
+	VADDPS    constant3f000000<>+0(SB), Z1, Z1
+	VMOVUPS   constant00000000<>+0(SB), Z2
+	VMOVUPS   constant3f800000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3e2aaaab<>+0(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+4(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+8(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+12(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+16(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+20(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+24(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+28(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+32(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+36(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+40(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+44(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+48(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+52(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+56(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+60(SB)/4, $0x3e2aaaab
+GLOBL constant3e2aaaab<>(SB), RODATA|NOPTR, $64
+
+DATA constant3f000000<>+0(SB)/4, $0x3f000000
+DATA constant3f000000<>+4(SB)/4, $0x3f000000
+DATA constant3f000000<>+8(SB)/4, $0x3f000000
+DATA constant3f000000<>+12(SB)/4, $0x3f000000
+DATA constant3f000000<>+16(SB)/4, $0x3f000000
+DATA constant3f000000<>+20(SB)/4, $0x3f000000
+DATA constant3f000000<>+24(SB)/4, $0x3f000000
+DATA constant3f000000<>+28(SB)/4, $0x3f000000
+DATA constant3f000000<>+32(SB)/4, $0x3f000000
+DATA constant3f000000<>+36(SB)/4, $0x3f000000
+DATA constant3f000000<>+40(SB)/4, $0x3f000000
+DATA constant3f000000<>+44(SB)/4, $0x3f000000
+DATA constant3f000000<>+48(SB)/4, $0x3f000000
+DATA constant3f000000<>+52(SB)/4, $0x3f000000
+DATA constant3f000000<>+56(SB)/4, $0x3f000000
+DATA constant3f000000<>+60(SB)/4, $0x3f000000
+GLOBL constant3f000000<>(SB), RODATA|NOPTR, $64
+
+// func elux16(n int, x *float32, y *float32, alpha float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·elux16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Z0
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z1
+	VMOVUPS   constantc1c80000<>+0(SB), Z2
+	VMOVUPS   constant00000000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z2
+	VMINPS    Z2, Z3, Z2
+	VMULPS    constant3fb8aa3b<>+0(SB), Z2, Z3
+	VADDPS    constant4b400000<>+0(SB), Z3, Z3
+	VSUBPS    constant4b400000<>+0(SB), Z3, Z6
+	VMULPS    constant3f318000<>+0(SB), Z6, Z7
+	VSUBPS    Z7, Z2, Z2
+	VMULPS    constantb95e8083<>+0(SB), Z6, Z6
+	VSUBPS    Z6, Z2, Z2
+	VMULPS    constant3ab6889e<>+0(SB), Z2, Z6
+	VADDPS    constant3c0905d1<>+0(SB), Z6, Z6
+	VMULPS    Z2, Z6, Z6
+	VADDPS    constant3d2aaa8d<>+0(SB), Z6, Z6
+	VMULPS    Z2, Z6, Z6
+	VADDPS    constant3e2aaa6e<>+0(SB), Z6, Z6
+	VMULPS    Z2, Z6, Z6
+	VADDPS    constant3f000000<>+0(SB), Z6, Z6
+	VMULPS    Z2, Z2, Z7
+	VMULPS    Z6, Z7, Z6
+	VADDPS    Z2, Z6, Z2
+	VPSUBD    constant4b400000<>+0(SB), Z3, Z3
+	VPADDD    constant0000007f<>+0(SB), Z3, Z3
+	VPSLLD    $0x17, Z3, Z3
+	VMULPS    Z3, Z2, Z2
+	VSUBPS    constant3f800000<>+0(SB), Z3, Z3
+	VADDPS    Z3, Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z2, Z1, K1, Z4
+	VMOVUPS   Z4, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMOVUPS   constantc1c80000<>+0(SB), Z2
+	VMOVUPS   constant00000000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z2
+	VMINPS    Z2, Z3, Z2
+	VMULPS    constant3fb8aa3b<>+0(SB), Z2, Z3
+	VADDPS    constant4b400000<>+0(SB), Z3, Z3
+	VSUBPS    constant4b400000<>+0(SB), Z3, Z4
+	VMULPS    constant3f318000<>+0(SB), Z4, Z6
+	VSUBPS    Z6, Z2, Z2
+	VMULPS    constantb95e8083<>+0(SB), Z4, Z4
+	VSUBPS    Z4, Z2, Z2
+	VMULPS    constant3ab6889e<>+0(SB), Z2, Z4
+	VADDPS    constant3c0905d1<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3d2aaa8d<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3e2aaa6e<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3f000000<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z2, Z6
+	VMULPS    Z4, Z6, Z4
+	VADDPS    Z2, Z4, Z2
+	VPSUBD    constant4b400000<>+0(SB), Z3, Z3
+	VPADDD    constant0000007f<>+0(SB), Z3, Z3
+	VPSLLD    $0x17, Z3, Z3
+	VMULPS    Z3, Z2, Z2
+	VSUBPS    constant3f800000<>+0(SB), Z3, Z3
+	VADDPS    Z3, Z2, Z2
+	VMULPS    Z0, Z2, Z0
+	VPMOVD2M  Z1, K2
+	VBLENDMPS Z0, Z1, K2, Z5
+	VMOVUPS   Z5, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc1c80000<>+0(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+4(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+8(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+12(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+16(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+20(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+24(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+28(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+32(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+36(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+40(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+44(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+48(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+52(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+56(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+60(SB)/4, $0xc1c80000
+GLOBL constantc1c80000<>(SB), RODATA|NOPTR, $64
+
+DATA constant3fb8aa3b<>+0(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+4(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+8(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+12(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+16(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+20(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+24(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+28(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+32(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+36(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+40(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+44(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+48(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+52(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+56(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+60(SB)/4, $0x3fb8aa3b
+GLOBL constant3fb8aa3b<>(SB), RODATA|NOPTR, $64
+
+DATA constant4b400000<>+0(SB)/4, $0x4b400000
+DATA constant4b400000<>+4(SB)/4, $0x4b400000
+DATA constant4b400000<>+8(SB)/4, $0x4b400000
+DATA constant4b400000<>+12(SB)/4, $0x4b400000
+DATA constant4b400000<>+16(SB)/4, $0x4b400000
+DATA constant4b400000<>+20(SB)/4, $0x4b400000
+DATA constant4b400000<>+24(SB)/4, $0x4b400000
+DATA constant4b400000<>+28(SB)/4, $0x4b400000
+DATA constant4b400000<>+32(SB)/4, $0x4b400000
+DATA constant4b400000<>+36(SB)/4, $0x4b400000
+DATA constant4b400000<>+40(SB)/4, $0x4b400000
+DATA constant4b400000<>+44(SB)/4, $0x4b400000
+DATA constant4b400000<>+48(SB)/4, $0x4b400000
+DATA constant4b400000<>+52(SB)/4, $0x4b400000
+DATA constant4b400000<>+56(SB)/4, $0x4b400000
+DATA constant4b400000<>+60(SB)/4, $0x4b400000
+GLOBL constant4b400000<>(SB), RODATA|NOPTR, $64
+
+DATA constant3f318000<>+0(SB)/4, $0x3f318000
+DATA constant3f318000<>+4(SB)/4, $0x3f318000
+DATA constant3f318000<>+8(SB)/4, $0x3f318000
+DATA constant3f318000<>+12(SB)/4, $0x3f318000
+DATA constant3f318000<>+16(SB)/4, $0x3f318000
+DATA constant3f318000<>+20(SB)/4, $0x3f318000
+DATA constant3f318000<>+24(SB)/4, $0x3f318000
+DATA constant3f318000<>+28(SB)/4, $0x3f318000
+DATA constant3f318000<>+32(SB)/4, $0x3f318000
+DATA constant3f318000<>+36(SB)/4, $0x3f318000
+DATA constant3f318000<>+40(SB)/4, $0x3f318000
+DATA constant3f318000<>+44(SB)/4, $0x3f318000
+DATA constant3f318000<>+48(SB)/4, $0x3f318000
+DATA constant3f318000<>+52(SB)/4, $0x3f318000
+DATA constant3f318000<>+56(SB)/4, $0x3f318000
+DATA constant3f318000<>+60(SB)/4, $0x3f318000
+GLOBL constant3f318000<>(SB), RODATA|NOPTR, $64
+
+DATA constantb95e8083<>+0(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+4(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+8(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+12(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+16(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+20(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+24(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+28(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+32(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+36(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+40(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+44(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+48(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+52(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+56(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+60(SB)/4, $0xb95e8083
+GLOBL constantb95e8083<>(SB), RODATA|NOPTR, $64
+
+DATA constant3ab6889e<>+0(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+4(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+8(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+12(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+16(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+20(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+24(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+28(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+32(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+36(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+40(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+44(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+48(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+52(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+56(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+60(SB)/4, $0x3ab6889e
+GLOBL constant3ab6889e<>(SB), RODATA|NOPTR, $64
+
+DATA constant3c0905d1<>+0(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+4(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+8(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+12(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+16(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+20(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+24(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+28(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+32(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+36(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+40(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+44(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+48(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+52(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+56(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+60(SB)/4, $0x3c0905d1
+GLOBL constant3c0905d1<>(SB), RODATA|NOPTR, $64
+
+DATA constant3d2aaa8d<>+0(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+4(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+8(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+12(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+16(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+20(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+24(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+28(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+32(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+36(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+40(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+44(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+48(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+52(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+56(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+60(SB)/4, $0x3d2aaa8d
+GLOBL constant3d2aaa8d<>(SB), RODATA|NOPTR, $64
+
+DATA constant3e2aaa6e<>+0(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+4(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+8(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+12(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+16(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+20(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+24(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+28(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+32(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+36(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+40(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+44(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+48(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+52(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+56(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+60(SB)/4, $0x3e2aaa6e
+GLOBL constant3e2aaa6e<>(SB), RODATA|NOPTR, $64
+
+DATA constant0000007f<>+0(SB)/4, $0x0000007f
+DATA constant0000007f<>+4(SB)/4, $0x0000007f
+DATA constant0000007f<>+8(SB)/4, $0x0000007f
+DATA constant0000007f<>+12(SB)/4, $0x0000007f
+DATA constant0000007f<>+16(SB)/4, $0x0000007f
+DATA constant0000007f<>+20(SB)/4, $0x0000007f
+DATA constant0000007f<>+24(SB)/4, $0x0000007f
+DATA constant0000007f<>+28(SB)/4, $0x0000007f
+DATA constant0000007f<>+32(SB)/4, $0x0000007f
+DATA constant0000007f<>+36(SB)/4, $0x0000007f
+DATA constant0000007f<>+40(SB)/4, $0x0000007f
+DATA constant0000007f<>+44(SB)/4, $0x0000007f
+DATA constant0000007f<>+48(SB)/4, $0x0000007f
+DATA constant0000007f<>+52(SB)/4, $0x0000007f
+DATA constant0000007f<>+56(SB)/4, $0x0000007f
+DATA constant0000007f<>+60(SB)/4, $0x0000007f
+GLOBL constant0000007f<>(SB), RODATA|NOPTR, $64
+
+// func absx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·absx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VANDPS    constant7fffffff<>+0(SB), Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant7fffffff<>+0(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+4(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+8(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+12(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+16(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+20(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+24(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+28(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+32(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+36(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+40(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+44(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+48(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+52(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+56(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+60(SB)/4, $0x7fffffff
+GLOBL constant7fffffff<>(SB), RODATA|NOPTR, $64
+
+// func negx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·negx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z0
+	VXORPS  constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(AX), Z0
+	VXORPS  constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(AX), Z0
+	VXORPS  constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(AX), Z0
+	VXORPS  constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VXORPS  constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VXORPS    constant80000000<>+0(SB), Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant80000000<>+0(SB)/4, $0x80000000
+DATA constant80000000<>+4(SB)/4, $0x80000000
+DATA constant80000000<>+8(SB)/4, $0x80000000
+DATA constant80000000<>+12(SB)/4, $0x80000000
+DATA constant80000000<>+16(SB)/4, $0x80000000
+DATA constant80000000<>+20(SB)/4, $0x80000000
+DATA constant80000000<>+24(SB)/4, $0x80000000
+DATA constant80000000<>+28(SB)/4, $0x80000000
+DATA constant80000000<>+32(SB)/4, $0x80000000
+DATA constant80000000<>+36(SB)/4, $0x80000000
+DATA constant80000000<>+40(SB)/4, $0x80000000
+DATA constant80000000<>+44(SB)/4, $0x80000000
+DATA constant80000000<>+48(SB)/4, $0x80000000
+DATA constant80000000<>+52(SB)/4, $0x80000000
+DATA constant80000000<>+56(SB)/4, $0x80000000
+DATA constant80000000<>+60(SB)/4, $0x80000000
+GLOBL constant80000000<>(SB), RODATA|NOPTR, $64
+
+// func sqrtx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·sqrtx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VSQRTPS Z0, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VSQRTPS   Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func reciprocalx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·reciprocalx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VMOVUPS constant3f800000<>+0(SB), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS   constant3f800000<>+0(SB), Z1
+	VDIVPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func expx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·expx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z0
+	VMOVUPS   constantc2d00000<>+0(SB), Z1
+	VMOVUPS   constant42b20000<>+0(SB), Z2
+	VMAXPS    Z0, Z1, Z0
+	VMINPS    Z0, Z2, Z0
+	VMULPS    constant3fb8aa3b<>+0(SB), Z0, Z1
+	VADDPS    constant4b400000<>+0(SB), Z1, Z1
+	VSUBPS    constant4b400000<>+0(SB), Z1, Z1
+	VMULPS    constant3f318000<>+0(SB), Z1, Z2
+	VSUBPS    Z2, Z0, Z0
+	VMULPS    constantb95e8083<>+0(SB), Z1, Z2
+	VSUBPS    Z2, Z0, Z0
+	VMULPS    constant3ab6889e<>+0(SB), Z0, Z2
+	VADDPS    constant3c0905d1<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3d2aaa8d<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3e2aaa6e<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3f000000<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z0, Z3
+	VMULPS    Z2, Z3, Z2
+	VADDPS    Z0, Z2, Z0
+	VADDPS    constant3f800000<>+0(SB), Z0, Z0
+	VSCALEFPS Z1, Z0, Z0
+	VMOVUPS   Z0, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS   constantc2d00000<>+0(SB), Z1
+	VMOVUPS   constant42b20000<>+0(SB), Z2
+	VMAXPS    Z0, Z1, Z0
+	VMINPS    Z0, Z2, Z0
+	VMULPS    constant3fb8aa3b<>+0(SB), Z0, Z1
+	VADDPS    constant4b400000<>+0(SB), Z1, Z1
+	VSUBPS    constant4b400000<>+0(SB), Z1, Z1
+	VMULPS    constant3f318000<>+0(SB), Z1, Z2
+	VSUBPS    Z2, Z0, Z0
+	VMULPS    constantb95e8083<>+0(SB), Z1, Z2
+	VSUBPS    Z2, Z0, Z0
+	VMULPS    constant3ab6889e<>+0(SB), Z0, Z2
+	VADDPS    constant3c0905d1<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3d2aaa8d<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3e2aaa6e<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VADDPS    constant3f000000<>+0(SB), Z2, Z2
+	VMULPS    Z0, Z0, Z3
+	VMULPS    Z2, Z3, Z2
+	VADDPS    Z0, Z2, Z0
+	VADDPS    constant3f800000<>+0(SB), Z0, Z0
+	VSCALEFPS Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc2d00000<>+0(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+4(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+8(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+12(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+16(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+20(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+24(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+28(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+32(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+36(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+40(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+44(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+48(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+52(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+56(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+60(SB)/4, $0xc2d00000
+GLOBL constantc2d00000<>(SB), RODATA|NOPTR, $64
+
+DATA constant42b20000<>+0(SB)/4, $0x42b20000
+DATA constant42b20000<>+4(SB)/4, $0x42b20000
+DATA constant42b20000<>+8(SB)/4, $0x42b20000
+DATA constant42b20000<>+12(SB)/4, $0x42b20000
+DATA constant42b20000<>+16(SB)/4, $0x42b20000
+DATA constant42b20000<>+20(SB)/4, $0x42b20000
+DATA constant42b20000<>+24(SB)/4, $0x42b20000
+DATA constant42b20000<>+28(SB)/4, $0x42b20000
+DATA constant42b20000<>+32(SB)/4, $0x42b20000
+DATA constant42b20000<>+36(SB)/4, $0x42b20000
+DATA constant42b20000<>+40(SB)/4, $0x42b20000
+DATA constant42b20000<>+44(SB)/4, $0x42b20000
+DATA constant42b20000<>+48(SB)/4, $0x42b20000
+DATA constant42b20000<>+52(SB)/4, $0x42b20000
+DATA constant42b20000<>+56(SB)/4, $0x42b20000
+DATA constant42b20000<>+60(SB)/4, $0x42b20000
+GLOBL constant42b20000<>(SB), RODATA|NOPTR, $64
+
+// func sigmoidx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·sigmoidx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z0
+	VORPS     constant80000000<>+0(SB), Z0, Z1
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z1, Z6
+	VMULPS    Z3, Z6, Z3
+	VADDPS    Z1, Z3, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS Z2, Z1, Z1
+	VMOVUPS   constant3f800000<>+0(SB), Z2
+	VPMOVD2M  Z0, K1
+	VBLENDMPS Z1, Z2, K1, Z4
+	VADDPS    Z2, Z1, Z0
+	VDIVPS    Z0, Z4, Z0
+	VMOVUPS   Z0, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VORPS     constant80000000<>+0(SB), Z0, Z1
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z1, Z4
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z1, Z3, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS Z2, Z1, Z1
+	VMOVUPS   constant3f800000<>+0(SB), Z2
+	VPMOVD2M  Z0, K2
+	VBLENDMPS Z1, Z2, K2, Z5
+	VADDPS    Z2, Z1, Z0
+	VDIVPS    Z0, Z5, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func tanhx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·tanhx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VANDPS  constant7fffffff<>+0(SB), Z0, Z1
+	VMOVUPS constant4111999a<>+0(SB), Z2
+	VMINPS  Z1, Z2, Z1
+	VMULPS  constantc0000000<>+0(SB), Z1, Z1
+	VMULPS  constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS  constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS  constant4b400000<>+0(SB), Z2, Z3
+	VMULPS  constant3f318000<>+0(SB), Z3, Z4
+	VSUBPS  Z4, Z1, Z1
+	VMULPS  constantb95e8083<>+0(SB), Z3, Z3
+	VSUBPS  Z3, Z1, Z1
+	VMULPS  constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS  constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3f000000<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z1, Z4
+	VMULPS  Z3, Z4, Z3
+	VADDPS  Z1, Z3, Z1
+	VPSUBD  constant4b400000<>+0(SB), Z2, Z2
+	VPADDD  constant0000007f<>+0(SB), Z2, Z2
+	VPSLLD  $0x17, Z2, Z2
+	VMULPS  Z2, Z1, Z1
+	VSUBPS  constant3f800000<>+0(SB), Z2, Z2
+	VADDPS  Z2, Z1, Z1
+	VXORPS  constant80000000<>+0(SB), Z1, Z2
+	VADDPS  constant40000000<>+0(SB), Z1, Z1
+	VDIVPS  Z1, Z2, Z1
+	VANDPS  constant80000000<>+0(SB), Z0, Z0
+	VORPS   Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VANDPS    constant7fffffff<>+0(SB), Z0, Z1
+	VMOVUPS   constant4111999a<>+0(SB), Z2
+	VMINPS    Z1, Z2, Z1
+	VMULPS    constantc0000000<>+0(SB), Z1, Z1
+	VMULPS    constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z3
+	VMULPS    constant3f318000<>+0(SB), Z3, Z4
+	VSUBPS    Z4, Z1, Z1
+	VMULPS    constantb95e8083<>+0(SB), Z3, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z1, Z4
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z1, Z3, Z1
+	VPSUBD    constant4b400000<>+0(SB), Z2, Z2
+	VPADDD    constant0000007f<>+0(SB), Z2, Z2
+	VPSLLD    $0x17, Z2, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    constant3f800000<>+0(SB), Z2, Z2
+	VADDPS    Z2, Z1, Z1
+	VXORPS    constant80000000<>+0(SB), Z1, Z2
+	VADDPS    constant40000000<>+0(SB), Z1, Z1
+	VDIVPS    Z1, Z2, Z1
+	VANDPS    constant80000000<>+0(SB), Z0, Z0
+	VORPS     Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant4111999a<>+0(SB)/4, $0x4111999a
+DATA constant4111999a<>+4(SB)/4, $0x4111999a
+DATA constant4111999a<>+8(SB)/4, $0x4111999a
+DATA constant4111999a<>+12(SB)/4, $0x4111999a
+DATA constant4111999a<>+16(SB)/4, $0x4111999a
+DATA constant4111999a<>+20(SB)/4, $0x4111999a
+DATA constant4111999a<>+24(SB)/4, $0x4111999a
+DATA constant4111999a<>+28(SB)/4, $0x4111999a
+DATA constant4111999a<>+32(SB)/4, $0x4111999a
+DATA constant4111999a<>+36(SB)/4, $0x4111999a
+DATA constant4111999a<>+40(SB)/4, $0x4111999a
+DATA constant4111999a<>+44(SB)/4, $0x4111999a
+DATA constant4111999a<>+48(SB)/4, $0x4111999a
+DATA constant4111999a<>+52(SB)/4, $0x4111999a
+DATA constant4111999a<>+56(SB)/4, $0x4111999a
+DATA constant4111999a<>+60(SB)/4, $0x4111999a
+GLOBL constant4111999a<>(SB), RODATA|NOPTR, $64
+
+DATA constantc0000000<>+0(SB)/4, $0xc0000000
+DATA constantc0000000<>+4(SB)/4, $0xc0000000
+DATA constantc0000000<>+8(SB)/4, $0xc0000000
+DATA constantc0000000<>+12(SB)/4, $0xc0000000
+DATA constantc0000000<>+16(SB)/4, $0xc0000000
+DATA constantc0000000<>+20(SB)/4, $0xc0000000
+DATA constantc0000000<>+24(SB)/4, $0xc0000000
+DATA constantc0000000<>+28(SB)/4, $0xc0000000
+DATA constantc0000000<>+32(SB)/4, $0xc0000000
+DATA constantc0000000<>+36(SB)/4, $0xc0000000
+DATA constantc0000000<>+40(SB)/4, $0xc0000000
+DATA constantc0000000<>+44(SB)/4, $0xc0000000
+DATA constantc0000000<>+48(SB)/4, $0xc0000000
+DATA constantc0000000<>+52(SB)/4, $0xc0000000
+DATA constantc0000000<>+56(SB)/4, $0xc0000000
+DATA constantc0000000<>+60(SB)/4, $0xc0000000
+GLOBL constantc0000000<>(SB), RODATA|NOPTR, $64
+
+DATA constant40000000<>+0(SB)/4, $0x40000000
+DATA constant40000000<>+4(SB)/4, $0x40000000
+DATA constant40000000<>+8(SB)/4, $0x40000000
+DATA constant40000000<>+12(SB)/4, $0x40000000
+DATA constant40000000<>+16(SB)/4, $0x40000000
+DATA constant40000000<>+20(SB)/4, $0x40000000
+DATA constant40000000<>+24(SB)/4, $0x40000000
+DATA constant40000000<>+28(SB)/4, $0x40000000
+DATA constant40000000<>+32(SB)/4, $0x40000000
+DATA constant40000000<>+36(SB)/4, $0x40000000
+DATA constant40000000<>+40(SB)/4, $0x40000000
+DATA constant40000000<>+44(SB)/4, $0x40000000
+DATA constant40000000<>+48(SB)/4, $0x40000000
+DATA constant40000000<>+52(SB)/4, $0x40000000
+DATA constant40000000<>+56(SB)/4, $0x40000000
+DATA constant40000000<>+60(SB)/4, $0x40000000
+GLOBL constant40000000<>(SB), RODATA|NOPTR, $64
+
+// func erfx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·erfx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VMOVUPS constantc07b3333<>+0(SB), Z1
+	VMOVUPS constant407b3333<>+0(SB), Z2
+	VMAXPS  Z0, Z1, Z0
+	VMINPS  Z0, Z2, Z0
+	VMULPS  Z0, Z0, Z1
+	VMULPS  constant36094a7b<>+0(SB), Z1, Z2
+	VADDPS  constant39954bb2<>+0(SB), Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VADDPS  constant3b771d97<>+0(SB), Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VADDPS  constant3d581e9d<>+0(SB), Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VADDPS  constant3e432136<>+0(SB), Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VADDPS  constant3f906eba<>+0(SB), Z2, Z2
+	VMULPS  constant381f8e0a<>+0(SB), Z1, Z3
+	VADDPS  constant3a987a9a<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3c756cd2<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3de9d026<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z3
+	VADDPS  constant3f0090c4<>+0(SB), Z3, Z3
+	VMULPS  Z1, Z3, Z1
+	VADDPS  constant3f800000<>+0(SB), Z1, Z1
+	VMULPS  Z2, Z0, Z0
+	VDIVPS  Z1, Z0, Z0
+	VMOVUPS constantbf800000<>+0(SB), Z1
+	VMOVUPS constant3f800000<>+0(SB), Z2
+	VMAXPS  Z0, Z1, Z0
+	VMINPS  Z0, Z2, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS   constantc07b3333<>+0(SB), Z1
+	VMOVUPS   constant407b3333<>+0(SB), Z2
+	VMAXPS    Z0, Z1, Z0
+	VMINPS    Z0, Z2, Z0
+	VMULPS    Z0, Z0, Z1
+	VMULPS    constant36094a7b<>+0(SB), Z1, Z2
+	VADDPS    constant39954bb2<>+0(SB), Z2, Z2
+	VMULPS    Z1, Z2, Z2
+	VADDPS    constant3b771d97<>+0(SB), Z2, Z2
+	VMULPS    Z1, Z2, Z2
+	VADDPS    constant3d581e9d<>+0(SB), Z2, Z2
+	VMULPS    Z1, Z2, Z2
+	VADDPS    constant3e432136<>+0(SB), Z2, Z2
+	VMULPS    Z1, Z2, Z2
+	VADDPS    constant3f906eba<>+0(SB), Z2, Z2
+	VMULPS    constant381f8e0a<>+0(SB), Z1, Z3
+	VADDPS    constant3a987a9a<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3c756cd2<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3de9d026<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f0090c4<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VMULPS    Z2, Z0, Z0
+	VDIVPS    Z1, Z0, Z0
+	VMOVUPS   constantbf800000<>+0(SB), Z1
+	VMOVUPS   constant3f800000<>+0(SB), Z2
+	VMAXPS    Z0, Z1, Z0
+	VMINPS    Z0, Z2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc07b3333<>+0(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+4(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+8(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+12(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+16(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+20(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+24(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+28(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+32(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+36(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+40(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+44(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+48(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+52(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+56(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+60(SB)/4, $0xc07b3333
+GLOBL constantc07b3333<>(SB), RODATA|NOPTR, $64
+
+DATA constant407b3333<>+0(SB)/4, $0x407b3333
+DATA constant407b3333<>+4(SB)/4, $0x407b3333
+DATA constant407b3333<>+8(SB)/4, $0x407b3333
+DATA constant407b3333<>+12(SB)/4, $0x407b3333
+DATA constant407b3333<>+16(SB)/4, $0x407b3333
+DATA constant407b3333<>+20(SB)/4, $0x407b3333
+DATA constant407b3333<>+24(SB)/4, $0x407b3333
+DATA constant407b3333<>+28(SB)/4, $0x407b3333
+DATA constant407b3333<>+32(SB)/4, $0x407b3333
+DATA constant407b3333<>+36(SB)/4, $0x407b3333
+DATA constant407b3333<>+40(SB)/4, $0x407b3333
+DATA constant407b3333<>+44(SB)/4, $0x407b3333
+DATA constant407b3333<>+48(SB)/4, $0x407b3333
+DATA constant407b3333<>+52(SB)/4, $0x407b3333
+DATA constant407b3333<>+56(SB)/4, $0x407b3333
+DATA constant407b3333<>+60(SB)/4, $0x407b3333
+GLOBL constant407b3333<>(SB), RODATA|NOPTR, $64
+
+DATA constant36094a7b<>+0(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+4(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+8(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+12(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+16(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+20(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+24(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+28(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+32(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+36(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+40(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+44(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+48(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+52(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+56(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+60(SB)/4, $0x36094a7b
+GLOBL constant36094a7b<>(SB), RODATA|NOPTR, $64
+
+DATA constant39954bb2<>+0(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+4(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+8(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+12(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+16(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+20(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+24(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+28(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+32(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+36(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+40(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+44(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+48(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+52(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+56(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+60(SB)/4, $0x39954bb2
+GLOBL constant39954bb2<>(SB), RODATA|NOPTR, $64
+
+DATA constant3b771d97<>+0(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+4(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+8(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+12(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+16(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+20(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+24(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+28(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+32(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+36(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+40(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+44(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+48(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+52(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+56(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+60(SB)/4, $0x3b771d97
+GLOBL constant3b771d97<>(SB), RODATA|NOPTR, $64
+
+DATA constant3d581e9d<>+0(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+4(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+8(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+12(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+16(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+20(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+24(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+28(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+32(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+36(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+40(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+44(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+48(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+52(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+56(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+60(SB)/4, $0x3d581e9d
+GLOBL constant3d581e9d<>(SB), RODATA|NOPTR, $64
+
+DATA constant3e432136<>+0(SB)/4, $0x3e432136
+DATA constant3e432136<>+4(SB)/4, $0x3e432136
+DATA constant3e432136<>+8(SB)/4, $0x3e432136
+DATA constant3e432136<>+12(SB)/4, $0x3e432136
+DATA constant3e432136<>+16(SB)/4, $0x3e432136
+DATA constant3e432136<>+20(SB)/4, $0x3e432136
+DATA constant3e432136<>+24(SB)/4, $0x3e432136
+DATA constant3e432136<>+28(SB)/4, $0x3e432136
+DATA constant3e432136<>+32(SB)/4, $0x3e432136
+DATA constant3e432136<>+36(SB)/4, $0x3e432136
+DATA constant3e432136<>+40(SB)/4, $0x3e432136
+DATA constant3e432136<>+44(SB)/4, $0x3e432136
+DATA constant3e432136<>+48(SB)/4, $0x3e432136
+DATA constant3e432136<>+52(SB)/4, $0x3e432136
+DATA constant3e432136<>+56(SB)/4, $0x3e432136
+DATA constant3e432136<>+60(SB)/4, $0x3e432136
+GLOBL constant3e432136<>(SB), RODATA|NOPTR, $64
+
+DATA constant3f906eba<>+0(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+4(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+8(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+12(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+16(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+20(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+24(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+28(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+32(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+36(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+40(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+44(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+48(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+52(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+56(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+60(SB)/4, $0x3f906eba
+GLOBL constant3f906eba<>(SB), RODATA|NOPTR, $64
+
+DATA constant381f8e0a<>+0(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+4(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+8(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+12(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+16(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+20(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+24(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+28(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+32(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+36(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+40(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+44(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+48(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+52(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+56(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+60(SB)/4, $0x381f8e0a
+GLOBL constant381f8e0a<>(SB), RODATA|NOPTR, $64
+
+DATA constant3a987a9a<>+0(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+4(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+8(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+12(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+16(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+20(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+24(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+28(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+32(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+36(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+40(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+44(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+48(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+52(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+56(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+60(SB)/4, $0x3a987a9a
+GLOBL constant3a987a9a<>(SB), RODATA|NOPTR, $64
+
+DATA constant3c756cd2<>+0(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+4(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+8(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+12(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+16(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+20(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+24(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+28(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+32(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+36(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+40(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+44(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+48(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+52(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+56(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+60(SB)/4, $0x3c756cd2
+GLOBL constant3c756cd2<>(SB), RODATA|NOPTR, $64
+
+DATA constant3de9d026<>+0(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+4(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+8(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+12(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+16(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+20(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+24(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+28(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+32(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+36(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+40(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+44(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+48(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+52(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+56(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+60(SB)/4, $0x3de9d026
+GLOBL constant3de9d026<>(SB), RODATA|NOPTR, $64
+
+DATA constant3f0090c4<>+0(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+4(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+8(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+12(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+16(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+20(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+24(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+28(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+32(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+36(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+40(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+44(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+48(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+52(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+56(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+60(SB)/4, $0x3f0090c4
+GLOBL constant3f0090c4<>(SB), RODATA|NOPTR, $64
+
+DATA constantbf800000<>+0(SB)/4, $0xbf800000
+DATA constantbf800000<>+4(SB)/4, $0xbf800000
+DATA constantbf800000<>+8(SB)/4, $0xbf800000
+DATA constantbf800000<>+12(SB)/4, $0xbf800000
+DATA constantbf800000<>+16(SB)/4, $0xbf800000
+DATA constantbf800000<>+20(SB)/4, $0xbf800000
+DATA constantbf800000<>+24(SB)/4, $0xbf800000
+DATA constantbf800000<>+28(SB)/4, $0xbf800000
+DATA constantbf800000<>+32(SB)/4, $0xbf800000
+DATA constantbf800000<>+36(SB)/4, $0xbf800000
+DATA constantbf800000<>+40(SB)/4, $0xbf800000
+DATA constantbf800000<>+44(SB)/4, $0xbf800000
+DATA constantbf800000<>+48(SB)/4, $0xbf800000
+DATA constantbf800000<>+52(SB)/4, $0xbf800000
+DATA constantbf800000<>+56(SB)/4, $0xbf800000
+DATA constantbf800000<>+60(SB)/4, $0xbf800000
+GLOBL constantbf800000<>(SB), RODATA|NOPTR, $64
+
+// func silux16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·silux16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z0
+	VORPS     constant80000000<>+0(SB), Z0, Z1
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z1, Z6
+	VMULPS    Z3, Z6, Z3
+	VADDPS    Z1, Z3, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS Z2, Z1, Z1
+	VMOVUPS   constant3f800000<>+0(SB), Z2
+	VPMOVD2M  Z0, K1
+	VBLENDMPS Z1, Z2, K1, Z4
+	VADDPS    Z2, Z1, Z1
+	VDIVPS    Z1, Z4, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VORPS     constant80000000<>+0(SB), Z0, Z1
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    constant3fb8aa3b<>+0(SB), Z1, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z1, Z1
+	VMULPS    constant3ab6889e<>+0(SB), Z1, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z1, Z1, Z4
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z1, Z3, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS Z2, Z1, Z1
+	VMOVUPS   constant3f800000<>+0(SB), Z2
+	VPMOVD2M  Z0, K2
+	VBLENDMPS Z1, Z2, K2, Z5
+	VADDPS    Z2, Z1, Z1
+	VDIVPS    Z1, Z5, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gelux16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·gelux16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VMULPS  constant3f3504f3<>+0(SB), Z0, Z1
+	VMOVUPS constantc07b3333<>+0(SB), Z2
+	VMOVUPS constant407b3333<>+0(SB), Z3
+	VMAXPS  Z1, Z2, Z1
+	VMINPS  Z1, Z3, Z1
+	VMULPS  Z1, Z1, Z2
+	VMULPS  constant36094a7b<>+0(SB), Z2, Z3
+	VADDPS  constant39954bb2<>+0(SB), Z3, Z3
+	VMULPS  Z2, Z3, Z3
+	VADDPS  constant3b771d97<>+0(SB), Z3, Z3
+	VMULPS  Z2, Z3, Z3
+	VADDPS  constant3d581e9d<>+0(SB), Z3, Z3
+	VMULPS  Z2, Z3, Z3
+	VADDPS  constant3e432136<>+0(SB), Z3, Z3
+	VMULPS  Z2, Z3, Z3
+	VADDPS  constant3f906eba<>+0(SB), Z3, Z3
+	VMULPS  constant381f8e0a<>+0(SB), Z2, Z4
+	VADDPS  constant3a987a9a<>+0(SB), Z4, Z4
+	VMULPS  Z2, Z4, Z4
+	VADDPS  constant3c756cd2<>+0(SB), Z4, Z4
+	VMULPS  Z2, Z4, Z4
+	VADDPS  constant3de9d026<>+0(SB), Z4, Z4
+	VMULPS  Z2, Z4, Z4
+	VADDPS  constant3f0090c4<>+0(SB), Z4, Z4
+	VMULPS  Z2, Z4, Z2
+	VADDPS  constant3f800000<>+0(SB), Z2, Z2
+	VMULPS  Z3, Z1, Z1
+	VDIVPS  Z2, Z1, Z1
+	VMOVUPS constantbf800000<>+0(SB), Z2
+	VMOVUPS constant3f800000<>+0(SB), Z3
+	VMAXPS  Z1, Z2, Z1
+	VMINPS  Z1, Z3, Z1
+	VMULPS  constant3f000000<>+0(SB), Z0, Z0
+	VADDPS  constant3f800000<>+0(SB), Z1, Z1
+	VMULPS  Z1, Z0, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMULPS    constant3f3504f3<>+0(SB), Z0, Z1
+	VMOVUPS   constantc07b3333<>+0(SB), Z2
+	VMOVUPS   constant407b3333<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    Z1, Z1, Z2
+	VMULPS    constant36094a7b<>+0(SB), Z2, Z3
+	VADDPS    constant39954bb2<>+0(SB), Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    constant3b771d97<>+0(SB), Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    constant3d581e9d<>+0(SB), Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    constant3e432136<>+0(SB), Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    constant3f906eba<>+0(SB), Z3, Z3
+	VMULPS    constant381f8e0a<>+0(SB), Z2, Z4
+	VADDPS    constant3a987a9a<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3c756cd2<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3de9d026<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3f0090c4<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z2
+	VADDPS    constant3f800000<>+0(SB), Z2, Z2
+	VMULPS    Z3, Z1, Z1
+	VDIVPS    Z2, Z1, Z1
+	VMOVUPS   constantbf800000<>+0(SB), Z2
+	VMOVUPS   constant3f800000<>+0(SB), Z3
+	VMAXPS    Z1, Z2, Z1
+	VMINPS    Z1, Z3, Z1
+	VMULPS    constant3f000000<>+0(SB), Z0, Z0
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3f3504f3<>+0(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+4(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+8(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+12(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+16(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+20(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+24(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+28(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+32(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+36(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+40(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+44(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+48(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+52(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+56(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+60(SB)/4, $0x3f3504f3
+GLOBL constant3f3504f3<>(SB), RODATA|NOPTR, $64
+
+// func geluTanhx16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·geluTanhx16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z0
+	VMULPS    Z0, Z0, Z1
+	VMULPS    constant3d372713<>+0(SB), Z1, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VMULPS    constant3fcc422a<>+0(SB), Z0, Z4
+	VMULPS    Z1, Z4, Z1
+	VORPS     constant80000000<>+0(SB), Z1, Z4
+	VMOVUPS   constantc2d00000<>+0(SB), Z5
+	VMOVUPS   constant42b20000<>+0(SB), Z6
+	VMAXPS    Z4, Z5, Z4
+	VMINPS    Z4, Z6, Z4
+	VMULPS    constant3fb8aa3b<>+0(SB), Z4, Z5
+	VADDPS    constant4b400000<>+0(SB), Z5, Z5
+	VSUBPS    constant4b400000<>+0(SB), Z5, Z5
+	VMULPS    constant3f318000<>+0(SB), Z5, Z6
+	VSUBPS    Z6, Z4, Z4
+	VMULPS    constantb95e8083<>+0(SB), Z5, Z6
+	VSUBPS    Z6, Z4, Z4
+	VMULPS    constant3ab6889e<>+0(SB), Z4, Z6
+	VADDPS    constant3c0905d1<>+0(SB), Z6, Z6
+	VMULPS    Z4, Z6, Z6
+	VADDPS    constant3d2aaa8d<>+0(SB), Z6, Z6
+	VMULPS    Z4, Z6, Z6
+	VADDPS    constant3e2aaa6e<>+0(SB), Z6, Z6
+	VMULPS    Z4, Z6, Z6
+	VADDPS    constant3f000000<>+0(SB), Z6, Z6
+	VMULPS    Z4, Z4, Z7
+	VMULPS    Z6, Z7, Z6
+	VADDPS    Z4, Z6, Z4
+	VADDPS    constant3f800000<>+0(SB), Z4, Z4
+	VSCALEFPS Z5, Z4, Z4
+	VMOVUPS   constant3f800000<>+0(SB), Z5
+	VPMOVD2M  Z1, K1
+	VBLENDMPS Z4, Z5, K1, Z2
+	VADDPS    Z5, Z4, Z1
+	VDIVPS    Z1, Z2, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMULPS    Z0, Z0, Z1
+	VMULPS    constant3d372713<>+0(SB), Z1, Z1
+	VADDPS    constant3f800000<>+0(SB), Z1, Z1
+	VMULPS    constant3fcc422a<>+0(SB), Z0, Z2
+	VMULPS    Z1, Z2, Z1
+	VORPS     constant80000000<>+0(SB), Z1, Z2
+	VMOVUPS   constantc2d00000<>+0(SB), Z4
+	VMOVUPS   constant42b20000<>+0(SB), Z5
+	VMAXPS    Z2, Z4, Z2
+	VMINPS    Z2, Z5, Z2
+	VMULPS    constant3fb8aa3b<>+0(SB), Z2, Z4
+	VADDPS    constant4b400000<>+0(SB), Z4, Z4
+	VSUBPS    constant4b400000<>+0(SB), Z4, Z4
+	VMULPS    constant3f318000<>+0(SB), Z4, Z5
+	VSUBPS    Z5, Z2, Z2
+	VMULPS    constantb95e8083<>+0(SB), Z4, Z5
+	VSUBPS    Z5, Z2, Z2
+	VMULPS    constant3ab6889e<>+0(SB), Z2, Z5
+	VADDPS    constant3c0905d1<>+0(SB), Z5, Z5
+	VMULPS    Z2, Z5, Z5
+	VADDPS    constant3d2aaa8d<>+0(SB), Z5, Z5
+	VMULPS    Z2, Z5, Z5
+	VADDPS    constant3e2aaa6e<>+0(SB), Z5, Z5
+	VMULPS    Z2, Z5, Z5
+	VADDPS    constant3f000000<>+0(SB), Z5, Z5
+	VMULPS    Z2, Z2, Z6
+	VMULPS    Z5, Z6, Z5
+	VADDPS    Z2, Z5, Z2
+	VADDPS    constant3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS Z4, Z2, Z2
+	VMOVUPS   constant3f800000<>+0(SB), Z4
+	VPMOVD2M  Z1, K2
+	VBLENDMPS Z2, Z4, K2, Z3
+	VADDPS    Z4, Z2, Z1
+	VDIVPS    Z1, Z3, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3d372713<>+0(SB)/4, $0x3d372713
+DATA constant3d372713<>+4(SB)/4, $0x3d372713
+DATA constant3d372713<>+8(SB)/4, $0x3d372713
+DATA constant3d372713<>+12(SB)/4, $0x3d372713
+DATA constant3d372713<>+16(SB)/4, $0x3d372713
+DATA constant3d372713<>+20(SB)/4, $0x3d372713
+DATA constant3d372713<>+24(SB)/4, $0x3d372713
+DATA constant3d372713<>+28(SB)/4, $0x3d372713
+DATA constant3d372713<>+32(SB)/4, $0x3d372713
+DATA constant3d372713<>+36(SB)/4, $0x3d372713
+DATA constant3d372713<>+40(SB)/4, $0x3d372713
+DATA constant3d372713<>+44(SB)/4, $0x3d372713
+DATA constant3d372713<>+48(SB)/4, $0x3d372713
+DATA constant3d372713<>+52(SB)/4, $0x3d372713
+DATA constant3d372713<>+56(SB)/4, $0x3d372713
+DATA constant3d372713<>+60(SB)/4, $0x3d372713
+GLOBL constant3d372713<>(SB), RODATA|NOPTR, $64
+
+DATA constant3fcc422a<>+0(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+4(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+8(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+12(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+16(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+20(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+24(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+28(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+32(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+36(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+40(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+44(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+48(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+52(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+56(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+60(SB)/4, $0x3fcc422a
+GLOBL constant3fcc422a<>(SB), RODATA|NOPTR, $64
+
+// func addVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·addVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VADDPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·addVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VADDPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·subVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VSUBPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VSUBPS  Z0, Z1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VSUBPS  Z0, Z1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VSUBPS  Z0, Z1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VSUBPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VSUBPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·subVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VSUBPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VSUBPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VSUBPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VSUBPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VSUBPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VSUBPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subSVx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·subSVx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VSUBPS  Z1, Z0, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VSUBPS  Z1, Z0, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VSUBPS  Z1, Z0, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VSUBPS  Z1, Z0, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VSUBPS  Z1, Z0, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VSUBPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·mulVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VMULPS  Z0, Z1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VMULPS  Z0, Z1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VMULPS  Z0, Z1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VMULPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·mulVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMULPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·divVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VDIVPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·divVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VDIVPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divSVx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·divSVx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VDIVPS  Z1, Z0, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VDIVPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·maxVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VMAXPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·maxVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VMAXPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z1
+	VMAXPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VMAXPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VMAXPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VMAXPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMAXPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxSVx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·maxSVx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMAXPS    Z1, Z0, Z1
+	VCMPPS    $0x03, Z0, Z0, K2
+	VMOVAPS   Z0, K2, Z1
+	VMOVUPS   Z1, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minVVx16(n int, x *float32, y *float32, z *float32)
+// Requires: AVX, AVX512F
+TEXT ·minVVx16(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ x+8(FP), AX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMINPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, (DX)
+	VMOVUPS 64(BX), Z0
+	VMOVUPS 64(AX), Z1
+	VMINPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 64(DX)
+	VMOVUPS 128(BX), Z0
+	VMOVUPS 128(AX), Z1
+	VMINPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 128(DX)
+	VMOVUPS 192(BX), Z0
+	VMOVUPS 192(AX), Z1
+	VMINPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (BX), Z0
+	VMOVUPS (AX), Z1
+	VMINPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VMOVUPS.Z (AX), K1, Z1
+	VMINPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minVSx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·minVSx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VMINPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z1
+	VMINPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VMINPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VMINPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VMINPS  Z0, Z1, Z2
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMINPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minSVx16(n int, x *float32, z *float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·minSVx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Z0
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     manyEnd
+	VMOVUPS (AX), Z1
+	VMINPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, (DX)
+	VMOVUPS 64(AX), Z1
+	VMINPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS 128(AX), Z1
+	VMINPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 128(DX)
+	VMOVUPS 192(AX), Z1
+	VMINPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, 192(DX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z1
+	VMINPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS Z1, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VMINPS    Z1, Z0, Z1
+	VCMPPS    $0x03, Z0, Z0, K2
+	VMOVAPS   Z0, K2, Z1
+	VMOVUPS   Z1, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumx16(n int, x *float32) (s float32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·sumx16(SB), NOSPLIT, $0-20
+	MOVQ    n+0(FP), CX
+	MOVQ    x+8(FP), AX
+	VMOVUPS constant00000000<>+0(SB), Z0
+	VMOVUPS constant00000000<>+0(SB), Z1
+	VMOVUPS constant00000000<>+0(SB), Z2
+	VMOVUPS constant00000000<>+0(SB), Z3
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     rest
+	VMOVUPS (AX), Z4
+	VADDPS  Z4, Z0, Z0
+	VMOVUPS 64(AX), Z4
+	VADDPS  Z4, Z1, Z1
+	VMOVUPS 128(AX), Z4
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS 192(AX), Z4
+	VADDPS  Z4, Z3, Z3
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+rest:
+	CMPQ    CX, $0x00000010
+	JLT     part0
+	VMOVUPS (AX), Z4
+	VADDPS  Z4, Z0, Z0
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest1
+
+part0:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS    Z4, Z0, Z0
+	JMP       combine
+
+rest1:
+	CMPQ    CX, $0x00000010
+	JLT     part1
+	VMOVUPS (AX), Z4
+	VADDPS  Z4, Z1, Z1
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest2
+
+part1:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS    Z4, Z1, Z1
+	JMP       combine
+
+rest2:
+	CMPQ    CX, $0x00000010
+	JLT     part2
+	VMOVUPS (AX), Z4
+	VADDPS  Z4, Z2, Z2
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest3
+
+part2:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS    Z4, Z2, Z2
+	JMP       combine
+
+rest3:
+	CMPQ    CX, $0x00000010
+	JLT     part3
+	VMOVUPS (AX), Z4
+	VADDPS  Z4, Z3, Z3
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest4
+
+part3:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS    Z4, Z3, Z3
+	JMP       combine
+
+rest4:
+combine:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z2, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	MOVSS         X0, s+16(FP)
+	VZEROUPPER
+	RET
+
+// func squaresx16(n int, x *float32, mean float32) (s float32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·squaresx16(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	VBROADCASTSS mean+16(FP), Z0
+	VMOVUPS      constant00000000<>+0(SB), Z1
+	VMOVUPS      constant00000000<>+0(SB), Z2
+	VMOVUPS      constant00000000<>+0(SB), Z3
+	VMOVUPS      constant00000000<>+0(SB), Z4
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     rest
+	VMOVUPS (AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z1, Z1
+	VMOVUPS 64(AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z2, Z2
+	VMOVUPS 128(AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z3, Z3
+	VMOVUPS 192(AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z4, Z4
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+rest:
+	CMPQ    CX, $0x00000010
+	JLT     part0
+	VMOVUPS (AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z1, Z1
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest1
+
+part0:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z5
+	VSUBPS    Z0, Z5, Z0
+	VMOVAPS.Z Z0, K1, Z0
+	VMULPS    Z0, Z0, Z0
+	VADDPS    Z0, Z1, Z1
+	JMP       combine
+
+rest1:
+	CMPQ    CX, $0x00000010
+	JLT     part1
+	VMOVUPS (AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z2, Z2
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest2
+
+part1:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z5
+	VSUBPS    Z0, Z5, Z0
+	VMOVAPS.Z Z0, K1, Z0
+	VMULPS    Z0, Z0, Z0
+	VADDPS    Z0, Z2, Z2
+	JMP       combine
+
+rest2:
+	CMPQ    CX, $0x00000010
+	JLT     part2
+	VMOVUPS (AX), Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z5, Z5, Z5
+	VADDPS  Z5, Z3, Z3
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest3
+
+part2:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z5
+	VSUBPS    Z0, Z5, Z0
+	VMOVAPS.Z Z0, K1, Z0
+	VMULPS    Z0, Z0, Z0
+	VADDPS    Z0, Z3, Z3
+	JMP       combine
+
+rest3:
+	CMPQ    CX, $0x00000010
+	JLT     part3
+	VMOVUPS (AX), Z5
+	VSUBPS  Z0, Z5, Z0
+	VMULPS  Z0, Z0, Z0
+	VADDPS  Z0, Z4, Z4
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest4
+
+part3:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z5
+	VSUBPS    Z0, Z5, Z0
+	VMOVAPS.Z Z0, K1, Z0
+	VMULPS    Z0, Z0, Z0
+	VADDPS    Z0, Z4, Z4
+	JMP       combine
+
+rest4:
+combine:
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	MOVSS         X0, s+24(FP)
+	VZEROUPPER
+	RET
+
+// func expSumx16(n int, x *float32, y *float32, top float32) (s float32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·expSumx16(SB), NOSPLIT, $0-36
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS top+24(FP), Z0
+	VMOVUPS      constant00000000<>+0(SB), Z1
+
+many:
+	CMPQ      CX, $0x00000010
+	JLT       rest
+	VMOVUPS   (AX), Z2
+	VSUBPS    Z0, Z2, Z2
+	VMOVUPS   constantc2d00000<>+0(SB), Z3
+	VMOVUPS   constant42b20000<>+0(SB), Z4
+	VMAXPS    Z2, Z3, Z2
+	VMINPS    Z2, Z4, Z2
+	VMULPS    constant3fb8aa3b<>+0(SB), Z2, Z3
+	VADDPS    constant4b400000<>+0(SB), Z3, Z3
+	VSUBPS    constant4b400000<>+0(SB), Z3, Z3
+	VMULPS    constant3f318000<>+0(SB), Z3, Z4
+	VSUBPS    Z4, Z2, Z2
+	VMULPS    constantb95e8083<>+0(SB), Z3, Z4
+	VSUBPS    Z4, Z2, Z2
+	VMULPS    constant3ab6889e<>+0(SB), Z2, Z4
+	VADDPS    constant3c0905d1<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3d2aaa8d<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3e2aaa6e<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z4, Z4
+	VADDPS    constant3f000000<>+0(SB), Z4, Z4
+	VMULPS    Z2, Z2, Z5
+	VMULPS    Z4, Z5, Z4
+	VADDPS    Z2, Z4, Z2
+	VADDPS    constant3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS Z3, Z2, Z2
+	VMOVUPS   Z2, (DX)
+	VADDPS    Z2, Z1, Z1
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       many
+
+rest:
+	CMPQ      CX, $0x00000010
+	JLT       part0
+	VMOVUPS   (AX), Z2
+	VSUBPS    Z0, Z2, Z0
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z0, Z2, Z0
+	VMINPS    Z0, Z3, Z0
+	VMULPS    constant3fb8aa3b<>+0(SB), Z0, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z0, Z0
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z0, Z0
+	VMULPS    constant3ab6889e<>+0(SB), Z0, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z0, Z4
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z0, Z3, Z0
+	VADDPS    constant3f800000<>+0(SB), Z0, Z0
+	VSCALEFPS Z2, Z0, Z0
+	VMOVUPS   Z0, (DX)
+	VADDPS    Z0, Z1, Z1
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       rest1
+
+part0:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VSUBPS    Z0, Z2, Z0
+	VMOVUPS   constantc2d00000<>+0(SB), Z2
+	VMOVUPS   constant42b20000<>+0(SB), Z3
+	VMAXPS    Z0, Z2, Z0
+	VMINPS    Z0, Z3, Z0
+	VMULPS    constant3fb8aa3b<>+0(SB), Z0, Z2
+	VADDPS    constant4b400000<>+0(SB), Z2, Z2
+	VSUBPS    constant4b400000<>+0(SB), Z2, Z2
+	VMULPS    constant3f318000<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z0, Z0
+	VMULPS    constantb95e8083<>+0(SB), Z2, Z3
+	VSUBPS    Z3, Z0, Z0
+	VMULPS    constant3ab6889e<>+0(SB), Z0, Z3
+	VADDPS    constant3c0905d1<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3d2aaa8d<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3e2aaa6e<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z3, Z3
+	VADDPS    constant3f000000<>+0(SB), Z3, Z3
+	VMULPS    Z0, Z0, Z4
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z0, Z3, Z0
+	VADDPS    constant3f800000<>+0(SB), Z0, Z0
+	VSCALEFPS Z2, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+	VMOVAPS.Z Z0, K1, Z0
+	VADDPS    Z0, Z1, Z1
+	JMP       combine
+
+rest1:
+combine:
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	MOVSS         X0, s+32(FP)
+	VZEROUPPER
+	RET
+
+// func highestx16(n int, x *float32) (s float32)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·highestx16(SB), NOSPLIT, $0-20
+	MOVQ    n+0(FP), CX
+	MOVQ    x+8(FP), AX
+	VMOVUPS constantff800000<>+0(SB), Z0
+	VMOVUPS constantff800000<>+0(SB), Z1
+	VMOVUPS constantff800000<>+0(SB), Z2
+	VMOVUPS constantff800000<>+0(SB), Z3
+
+many:
+	CMPQ    CX, $0x00000040
+	JLT     rest
+	VMOVUPS (AX), Z4
+	VMAXPS  Z0, Z4, Z5
+	VMAXPS  Z4, Z0, Z0
+	VORPS   Z5, Z0, Z0
+	VMOVUPS 64(AX), Z4
+	VMAXPS  Z1, Z4, Z5
+	VMAXPS  Z4, Z1, Z1
+	VORPS   Z5, Z1, Z1
+	VMOVUPS 128(AX), Z4
+	VMAXPS  Z2, Z4, Z5
+	VMAXPS  Z4, Z2, Z2
+	VORPS   Z5, Z2, Z2
+	VMOVUPS 192(AX), Z4
+	VMAXPS  Z3, Z4, Z5
+	VMAXPS  Z4, Z3, Z3
+	VORPS   Z5, Z3, Z3
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000040, CX
+	JMP     many
+
+rest:
+	CMPQ    CX, $0x00000010
+	JLT     part0
+	VMOVUPS (AX), Z4
+	VMAXPS  Z0, Z4, Z5
+	VMAXPS  Z4, Z0, Z0
+	VORPS   Z5, Z0, Z0
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest1
+
+part0:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS   constantff800000<>+0(SB), Z5
+	VBLENDMPS Z4, Z5, K1, Z6
+	VMAXPS    Z0, Z6, Z4
+	VMAXPS    Z6, Z0, Z0
+	VORPS     Z4, Z0, Z0
+	JMP       combine
+
+rest1:
+	CMPQ    CX, $0x00000010
+	JLT     part1
+	VMOVUPS (AX), Z4
+	VMAXPS  Z1, Z4, Z5
+	VMAXPS  Z4, Z1, Z1
+	VORPS   Z5, Z1, Z1
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest2
+
+part1:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS   constantff800000<>+0(SB), Z5
+	VBLENDMPS Z4, Z5, K1, Z6
+	VMAXPS    Z1, Z6, Z4
+	VMAXPS    Z6, Z1, Z1
+	VORPS     Z4, Z1, Z1
+	JMP       combine
+
+rest2:
+	CMPQ    CX, $0x00000010
+	JLT     part2
+	VMOVUPS (AX), Z4
+	VMAXPS  Z2, Z4, Z5
+	VMAXPS  Z4, Z2, Z2
+	VORPS   Z5, Z2, Z2
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest3
+
+part2:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS   constantff800000<>+0(SB), Z5
+	VBLENDMPS Z4, Z5, K1, Z6
+	VMAXPS    Z2, Z6, Z4
+	VMAXPS    Z6, Z2, Z2
+	VORPS     Z4, Z2, Z2
+	JMP       combine
+
+rest3:
+	CMPQ    CX, $0x00000010
+	JLT     part3
+	VMOVUPS (AX), Z4
+	VMAXPS  Z3, Z4, Z5
+	VMAXPS  Z4, Z3, Z3
+	VORPS   Z5, Z3, Z3
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JMP     rest4
+
+part3:
+	TESTQ     CX, CX
+	JZ        combine
+	MOVL      $0x00000001, DX
+	SHLL      CL, DX
+	DECL      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS   constantff800000<>+0(SB), Z5
+	VBLENDMPS Z4, Z5, K1, Z6
+	VMAXPS    Z3, Z6, Z4
+	VMAXPS    Z6, Z3, Z3
+	VORPS     Z4, Z3, Z3
+	JMP       combine
+
+rest4:
+combine:
+	VMAXPS        Z1, Z0, Z4
+	VMAXPS        Z0, Z1, Z0
+	VORPS         Z4, Z0, Z0
+	VMAXPS        Z3, Z2, Z1
+	VMAXPS        Z2, Z3, Z2
+	VORPS         Z1, Z2, Z2
+	VMAXPS        Z2, Z0, Z1
+	VMAXPS        Z0, Z2, Z0
+	VORPS         Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VMAXPS        Y1, Y0, Y2
+	VMAXPS        Y0, Y1, Y0
+	VORPS         Y2, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VMAXPS        X1, X0, X2
+	VMAXPS        X0, X1, X0
+	VORPS         X2, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VMAXPS        X1, X0, X2
+	VMAXPS        X0, X1, X0
+	VORPS         X2, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VMAXPS        X1, X0, X2
+	VMAXPS        X0, X1, X0
+	VORPS         X2, X0, X0
+	MOVSS         X0, s+16(FP)
+	VZEROUPPER
+	RET
+
+DATA constantff800000<>+0(SB)/4, $0xff800000
+DATA constantff800000<>+4(SB)/4, $0xff800000
+DATA constantff800000<>+8(SB)/4, $0xff800000
+DATA constantff800000<>+12(SB)/4, $0xff800000
+DATA constantff800000<>+16(SB)/4, $0xff800000
+DATA constantff800000<>+20(SB)/4, $0xff800000
+DATA constantff800000<>+24(SB)/4, $0xff800000
+DATA constantff800000<>+28(SB)/4, $0xff800000
+DATA constantff800000<>+32(SB)/4, $0xff800000
+DATA constantff800000<>+36(SB)/4, $0xff800000
+DATA constantff800000<>+40(SB)/4, $0xff800000
+DATA constantff800000<>+44(SB)/4, $0xff800000
+DATA constantff800000<>+48(SB)/4, $0xff800000
+DATA constantff800000<>+52(SB)/4, $0xff800000
+DATA constantff800000<>+56(SB)/4, $0xff800000
+DATA constantff800000<>+60(SB)/4, $0xff800000
+GLOBL constantff800000<>(SB), RODATA|NOPTR, $64
+
+// func scalex16(n int, x *float32, y *float32, scale *float32, mean float32, inverse float32)
+// Requires: AVX, AVX512F
+TEXT ·scalex16(SB), NOSPLIT, $0-40
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	MOVQ         scale+24(FP), BX
+	VBROADCASTSS mean+32(FP), Z0
+	VBROADCASTSS inverse+36(FP), Z1
+
+many:
+	CMPQ    CX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS (BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS 64(BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS Z2, 64(DX)
+	ADDQ    $0x00000080, AX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x00000020, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS (BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, SI
+	SHLL      CL, SI
+	DECL      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VSUBPS    Z0, Z2, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS.Z (BX), K1, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func scaleShiftx16(n int, x *float32, y *float32, scale *float32, shift *float32, mean float32, inverse float32)
+// Requires: AVX, AVX512F
+TEXT ·scaleShiftx16(SB), NOSPLIT, $0-48
+	MOVQ         n+0(FP), CX
+	MOVQ         x+8(FP), AX
+	MOVQ         y+16(FP), DX
+	MOVQ         scale+24(FP), BX
+	MOVQ         shift+32(FP), SI
+	VBROADCASTSS mean+40(FP), Z0
+	VBROADCASTSS inverse+44(FP), Z1
+
+many:
+	CMPQ    CX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS (BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS (SI), Z3
+	VADDPS  Z3, Z2, Z2
+	VMOVUPS Z2, (DX)
+	VMOVUPS 64(AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS 64(BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS 64(SI), Z3
+	VADDPS  Z3, Z2, Z2
+	VMOVUPS Z2, 64(DX)
+	ADDQ    $0x00000080, AX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, SI
+	SUBQ    $0x00000020, CX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS (BX), Z3
+	VMULPS  Z3, Z2, Z2
+	VMOVUPS (SI), Z3
+	VADDPS  Z3, Z2, Z2
+	VMOVUPS Z2, (DX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, SI
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, DI
+	SHLL      CL, DI
+	DECL      DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (AX), K1, Z2
+	VSUBPS    Z0, Z2, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS.Z (BX), K1, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS.Z (SI), K1, Z1
+	VADDPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func unzipx16(blocks int, x *float32, even *float32, odd *float32)
+// Requires: AVX, AVX512F
+TEXT ·unzipx16(SB), NOSPLIT, $0-32
+	MOVQ    blocks+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    even+16(FP), DX
+	MOVQ    odd+24(FP), BX
+	VMOVUPS evenLanes<>+0(SB), Z0
+	VMOVUPS oddLanes<>+0(SB), Z1
+
+block:
+	VMOVUPS   (CX), Z2
+	VMOVUPS   64(CX), Z3
+	VMOVAPS   Z2, Z4
+	VPERMT2PS Z3, Z0, Z4
+	VMOVAPS   Z2, Z2
+	VPERMT2PS Z3, Z1, Z2
+	VMOVUPS   Z4, (DX)
+	VMOVUPS   Z2, (BX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	DECQ      AX
+	JNZ       block
+	VZEROUPPER
+	RET
+
+DATA evenLanes<>+0(SB)/4, $0x00000000
+DATA evenLanes<>+4(SB)/4, $0x00000002
+DATA evenLanes<>+8(SB)/4, $0x00000004
+DATA evenLanes<>+12(SB)/4, $0x00000006
+DATA evenLanes<>+16(SB)/4, $0x00000008
+DATA evenLanes<>+20(SB)/4, $0x0000000a
+DATA evenLanes<>+24(SB)/4, $0x0000000c
+DATA evenLanes<>+28(SB)/4, $0x0000000e
+DATA evenLanes<>+32(SB)/4, $0x00000010
+DATA evenLanes<>+36(SB)/4, $0x00000012
+DATA evenLanes<>+40(SB)/4, $0x00000014
+DATA evenLanes<>+44(SB)/4, $0x00000016
+DATA evenLanes<>+48(SB)/4, $0x00000018
+DATA evenLanes<>+52(SB)/4, $0x0000001a
+DATA evenLanes<>+56(SB)/4, $0x0000001c
+DATA evenLanes<>+60(SB)/4, $0x0000001e
+GLOBL evenLanes<>(SB), RODATA|NOPTR, $64
+
+DATA oddLanes<>+0(SB)/4, $0x00000001
+DATA oddLanes<>+4(SB)/4, $0x00000003
+DATA oddLanes<>+8(SB)/4, $0x00000005
+DATA oddLanes<>+12(SB)/4, $0x00000007
+DATA oddLanes<>+16(SB)/4, $0x00000009
+DATA oddLanes<>+20(SB)/4, $0x0000000b
+DATA oddLanes<>+24(SB)/4, $0x0000000d
+DATA oddLanes<>+28(SB)/4, $0x0000000f
+DATA oddLanes<>+32(SB)/4, $0x00000011
+DATA oddLanes<>+36(SB)/4, $0x00000013
+DATA oddLanes<>+40(SB)/4, $0x00000015
+DATA oddLanes<>+44(SB)/4, $0x00000017
+DATA oddLanes<>+48(SB)/4, $0x00000019
+DATA oddLanes<>+52(SB)/4, $0x0000001b
+DATA oddLanes<>+56(SB)/4, $0x0000001d
+DATA oddLanes<>+60(SB)/4, $0x0000001f
+GLOBL oddLanes<>(SB), RODATA|NOPTR, $64
+
 // func tapsx16(k int, off *uint32, w *float32, n int, x *float32, y *float32, ends *float32)
 // Requires: AVX, AVX512F
 TEXT ·tapsx16(SB), NOSPLIT, $0-56
@@ -213,10 +4009,19 @@ row:
 	VMAXPS       Z9, Z12, Z9
 	VBROADCASTSS 8(SI), Z12
 	VMINPS       Z9, Z12, Z9
-	VMOVUPS      Z9, K4, (DI)
-	ADDQ         R8, DI
-	DECQ         BX
-	JNZ          row
+	MOVQ         full+64(FP), R9
+	TESTQ        R9, R9
+	JZ           some
+	VMOVUPS      Z9, (DI)
+	JMP          stored
+
+some:
+	VMOVUPS Z9, K4, (DI)
+
+stored:
+	ADDQ R8, DI
+	DECQ BX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -335,48 +4140,21 @@ row:
 	VMAXPS       Z11, Z13, Z11
 	VBROADCASTSS 8(SI), Z13
 	VMINPS       Z11, Z13, Z11
-	VMOVUPS      Z11, K5, (DI)
-	ADDQ         R8, DI
-	DECQ         BX
-	JNZ          row
+	MOVQ         full+64(FP), R9
+	TESTQ        R9, R9
+	JZ           some
+	VMOVUPS      Z11, (DI)
+	JMP          stored
+
+some:
+	VMOVUPS Z11, K5, (DI)
+
+stored:
+	ADDQ R8, DI
+	DECQ BX
+	JNZ  row
 	VZEROUPPER
 	RET
-
-DATA evenLanes<>+0(SB)/4, $0x00000000
-DATA evenLanes<>+4(SB)/4, $0x00000002
-DATA evenLanes<>+8(SB)/4, $0x00000004
-DATA evenLanes<>+12(SB)/4, $0x00000006
-DATA evenLanes<>+16(SB)/4, $0x00000008
-DATA evenLanes<>+20(SB)/4, $0x0000000a
-DATA evenLanes<>+24(SB)/4, $0x0000000c
-DATA evenLanes<>+28(SB)/4, $0x0000000e
-DATA evenLanes<>+32(SB)/4, $0x00000010
-DATA evenLanes<>+36(SB)/4, $0x00000012
-DATA evenLanes<>+40(SB)/4, $0x00000014
-DATA evenLanes<>+44(SB)/4, $0x00000016
-DATA evenLanes<>+48(SB)/4, $0x00000018
-DATA evenLanes<>+52(SB)/4, $0x0000001a
-DATA evenLanes<>+56(SB)/4, $0x0000001c
-DATA evenLanes<>+60(SB)/4, $0x0000001e
-GLOBL evenLanes<>(SB), RODATA|NOPTR, $64
-
-DATA oddLanes<>+0(SB)/4, $0x00000001
-DATA oddLanes<>+4(SB)/4, $0x00000003
-DATA oddLanes<>+8(SB)/4, $0x00000005
-DATA oddLanes<>+12(SB)/4, $0x00000007
-DATA oddLanes<>+16(SB)/4, $0x00000009
-DATA oddLanes<>+20(SB)/4, $0x0000000b
-DATA oddLanes<>+24(SB)/4, $0x0000000d
-DATA oddLanes<>+28(SB)/4, $0x0000000f
-DATA oddLanes<>+32(SB)/4, $0x00000011
-DATA oddLanes<>+36(SB)/4, $0x00000013
-DATA oddLanes<>+40(SB)/4, $0x00000015
-DATA oddLanes<>+44(SB)/4, $0x00000017
-DATA oddLanes<>+48(SB)/4, $0x00000019
-DATA oddLanes<>+52(SB)/4, $0x0000001b
-DATA oddLanes<>+56(SB)/4, $0x0000001d
-DATA oddLanes<>+60(SB)/4, $0x0000001f
-GLOBL oddLanes<>(SB), RODATA|NOPTR, $64
 
 // func depthwise5s1x16(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int)
 // Requires: AVX, AVX512F, CMOV
@@ -591,10 +4369,19 @@ row:
 	VMAXPS       Z25, Z30, Z25
 	VBROADCASTSS 8(SI), Z30
 	VMINPS       Z25, Z30, Z25
-	VMOVUPS      Z25, K6, (DI)
-	ADDQ         R8, DI
-	DECQ         BX
-	JNZ          row
+	MOVQ         full+64(FP), R9
+	TESTQ        R9, R9
+	JZ           some
+	VMOVUPS      Z25, (DI)
+	JMP          stored
+
+some:
+	VMOVUPS Z25, K6, (DI)
+
+stored:
+	ADDQ R8, DI
+	DECQ BX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -830,9 +4617,18 @@ row:
 	VMAXPS           Z22, Z25, Z22
 	VBROADCASTSS     8(SI), Z25
 	VMINPS           Z22, Z25, Z22
-	VMOVUPS          Z22, K7, (R8)
-	ADDQ             R9, R8
-	DECQ             DI
-	JNZ              row
+	MOVQ             full+64(FP), R10
+	TESTQ            R10, R10
+	JZ               some
+	VMOVUPS          Z22, (R8)
+	JMP              stored
+
+some:
+	VMOVUPS Z22, K7, (R8)
+
+stored:
+	ADDQ R9, R8
+	DECQ DI
+	JNZ  row
 	VZEROUPPER
 	RET

@@ -4,6 +4,211 @@
 
 package kernel
 
+// clipx16 computes y[i] = min(max(x[i], alpha), beta), x[i] when it is NaN, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func clipx16(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// leakyx16 computes y[i] = x[i], times alpha where the sign bit is set, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func leakyx16(n int, x *float32, y *float32, alpha float32)
+
+// linearx16 computes y[i] = alpha*x[i] + beta for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func linearx16(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// standardx16 computes y[i] = (x[i] - alpha) * beta for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func standardx16(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// hardSigmoidx16 computes y[i] = min(max(alpha*x[i]+beta, 0), 1) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func hardSigmoidx16(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// hardSwishx16 computes y[i] = x[i] * min(max(x[i]/6+0.5, 0), 1) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func hardSwishx16(n int, x *float32, y *float32)
+
+// elux16 computes y[i] = x[i], or alpha*(exp(x[i])-1) where the sign bit is set, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func elux16(n int, x *float32, y *float32, alpha float32)
+
+// absx16 computes y[i] = |x[i]| for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func absx16(n int, x *float32, y *float32)
+
+// negx16 computes y[i] = -x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func negx16(n int, x *float32, y *float32)
+
+// sqrtx16 computes y[i] = the square root of x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func sqrtx16(n int, x *float32, y *float32)
+
+// reciprocalx16 computes y[i] = 1 / x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func reciprocalx16(n int, x *float32, y *float32)
+
+// expx16 computes y[i] = exp(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func expx16(n int, x *float32, y *float32)
+
+// sigmoidx16 computes y[i] = 1 / (1 + exp(-x[i])) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func sigmoidx16(n int, x *float32, y *float32)
+
+// tanhx16 computes y[i] = tanh(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func tanhx16(n int, x *float32, y *float32)
+
+// erfx16 computes y[i] = erf(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func erfx16(n int, x *float32, y *float32)
+
+// silux16 computes y[i] = x[i] / (1 + exp(-x[i])) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func silux16(n int, x *float32, y *float32)
+
+// gelux16 computes y[i] = x[i]/2 * (1 + erf(x[i]/sqrt(2))) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func gelux16(n int, x *float32, y *float32)
+
+// geluTanhx16 computes y[i] = x[i]/2 * (1 + tanh(sqrt(2/pi)*(x[i]+0.044715*x[i]^3))) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func geluTanhx16(n int, x *float32, y *float32)
+
+// addVVx16 computes z[i] = x[i] + y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func addVVx16(n int, x *float32, y *float32, z *float32)
+
+// addVSx16 computes z[i] = x[i] + s for i < n. z may be x or y.
+//
+//go:noescape
+func addVSx16(n int, x *float32, z *float32, s float32)
+
+// subVVx16 computes z[i] = x[i] - y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func subVVx16(n int, x *float32, y *float32, z *float32)
+
+// subVSx16 computes z[i] = x[i] - s for i < n. z may be x or y.
+//
+//go:noescape
+func subVSx16(n int, x *float32, z *float32, s float32)
+
+// subSVx16 computes z[i] = s - x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func subSVx16(n int, x *float32, z *float32, s float32)
+
+// mulVVx16 computes z[i] = x[i] * y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func mulVVx16(n int, x *float32, y *float32, z *float32)
+
+// mulVSx16 computes z[i] = x[i] * s for i < n. z may be x or y.
+//
+//go:noescape
+func mulVSx16(n int, x *float32, z *float32, s float32)
+
+// divVVx16 computes z[i] = x[i] / y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func divVVx16(n int, x *float32, y *float32, z *float32)
+
+// divVSx16 computes z[i] = x[i] / s for i < n. z may be x or y.
+//
+//go:noescape
+func divVSx16(n int, x *float32, z *float32, s float32)
+
+// divSVx16 computes z[i] = s / x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func divSVx16(n int, x *float32, z *float32, s float32)
+
+// maxVVx16 computes z[i] = x[i] or, if greater, y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func maxVVx16(n int, x *float32, y *float32, z *float32)
+
+// maxVSx16 computes z[i] = x[i] or, if greater, s for i < n. z may be x or y.
+//
+//go:noescape
+func maxVSx16(n int, x *float32, z *float32, s float32)
+
+// maxSVx16 computes z[i] = s or, if greater, x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func maxSVx16(n int, x *float32, z *float32, s float32)
+
+// minVVx16 computes z[i] = x[i] or, if less, y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func minVVx16(n int, x *float32, y *float32, z *float32)
+
+// minVSx16 computes z[i] = x[i] or, if less, s for i < n. z may be x or y.
+//
+//go:noescape
+func minVSx16(n int, x *float32, z *float32, s float32)
+
+// minSVx16 computes z[i] = s or, if less, x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func minSVx16(n int, x *float32, z *float32, s float32)
+
+// sumx16 returns the sum of n elements, added up in the order of package kernel's sum.
+//
+//go:noescape
+func sumx16(n int, x *float32) (s float32)
+
+// squaresx16 returns the sum of the squares of x[i] - mean, i < n, added up like sum.
+//
+//go:noescape
+func squaresx16(n int, x *float32, mean float32) (s float32)
+
+// expSumx16 computes y[i] = exp(x[i] - top), i < n, and returns their sum, added up in 16 parts. y may be x.
+//
+//go:noescape
+func expSumx16(n int, x *float32, y *float32, top float32) (s float32)
+
+// highestx16 returns the greatest of n elements, NaN when one is, minus infinity when there are none.
+//
+//go:noescape
+func highestx16(n int, x *float32) (s float32)
+
+// scalex16 computes y[i] = (x[i]-mean)*inverse*scale[i] for i < n. y may be x.
+//
+//go:noescape
+func scalex16(n int, x *float32, y *float32, scale *float32, mean float32, inverse float32)
+
+// scaleShiftx16 computes y[i] = (x[i]-mean)*inverse*scale[i] + shift[i] for i < n. y may be x.
+//
+//go:noescape
+func scaleShiftx16(n int, x *float32, y *float32, scale *float32, shift *float32, mean float32, inverse float32)
+
+// unzipx16 computes even[i] = x[2*i], odd[i] = x[2*i+1] for i < blocks times the lanes. blocks must be at least 1.
+//
+//go:noescape
+func unzipx16(blocks int, x *float32, even *float32, odd *float32)
+
 // tapsx16 computes y[j] = clip(ends[0] + sum over p < k of w[p]*x[off[p]+j]) for j < n, where clip limits to ends[1] and ends[2].
 // p ascends, with fused multiply-adds.
 //

@@ -4,6 +4,4020 @@
 
 #include "textflag.h"
 
+// func clipx8(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX
+TEXT ·clipx8(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+	VBROADCASTSS beta+28(FP), Y1
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMINPS  Y2, Y1, Y2
+	VMOVUPS Y2, (DX)
+	VMOVUPS 32(CX), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMINPS  Y2, Y1, Y2
+	VMOVUPS Y2, 32(DX)
+	VMOVUPS 64(CX), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMINPS  Y2, Y1, Y2
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS 96(CX), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMINPS  Y2, Y1, Y2
+	VMOVUPS Y2, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y2
+	VMAXPS  Y2, Y0, Y2
+	VMINPS  Y2, Y1, Y2
+	VMOVUPS Y2, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y2
+	VMASKMOVPS (CX), Y2, Y3
+	VMAXPS     Y3, Y0, Y0
+	VMINPS     Y0, Y1, Y0
+	VMASKMOVPS Y0, Y2, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA tailMask<>+0(SB)/4, $0xffffffff
+DATA tailMask<>+4(SB)/4, $0xffffffff
+DATA tailMask<>+8(SB)/4, $0xffffffff
+DATA tailMask<>+12(SB)/4, $0xffffffff
+DATA tailMask<>+16(SB)/4, $0xffffffff
+DATA tailMask<>+20(SB)/4, $0xffffffff
+DATA tailMask<>+24(SB)/4, $0xffffffff
+DATA tailMask<>+28(SB)/4, $0xffffffff
+DATA tailMask<>+32(SB)/4, $0x00000000
+DATA tailMask<>+36(SB)/4, $0x00000000
+DATA tailMask<>+40(SB)/4, $0x00000000
+DATA tailMask<>+44(SB)/4, $0x00000000
+DATA tailMask<>+48(SB)/4, $0x00000000
+DATA tailMask<>+52(SB)/4, $0x00000000
+DATA tailMask<>+56(SB)/4, $0x00000000
+DATA tailMask<>+60(SB)/4, $0x00000000
+GLOBL tailMask<>(SB), RODATA|NOPTR, $64
+
+// func leakyx8(n int, x *float32, y *float32, alpha float32)
+// Requires: AVX
+TEXT ·leakyx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (CX), Y1
+	VMULPS    Y0, Y1, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	VMOVUPS   32(CX), Y1
+	VMULPS    Y0, Y1, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, 32(DX)
+	VMOVUPS   64(CX), Y1
+	VMULPS    Y0, Y1, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, 64(DX)
+	VMOVUPS   96(CX), Y1
+	VMULPS    Y0, Y1, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMULPS    Y0, Y1, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMULPS     Y0, Y2, Y0
+	VBLENDVPS  Y2, Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func linearx8(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX
+TEXT ·linearx8(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+	VBROADCASTSS beta+28(FP), Y1
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y1, Y2, Y2
+	VMOVUPS Y2, (DX)
+	VMOVUPS 32(CX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y1, Y2, Y2
+	VMOVUPS Y2, 32(DX)
+	VMOVUPS 64(CX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y1, Y2, Y2
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS 96(CX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y1, Y2, Y2
+	VMOVUPS Y2, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y1, Y2, Y2
+	VMOVUPS Y2, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y2
+	VMASKMOVPS (CX), Y2, Y3
+	VMULPS     Y0, Y3, Y0
+	VADDPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y2, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func standardx8(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX
+TEXT ·standardx8(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+	VBROADCASTSS beta+28(FP), Y1
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (DX)
+	VMOVUPS 32(CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, 32(DX)
+	VMOVUPS 64(CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS 96(CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y2
+	VMASKMOVPS (CX), Y2, Y3
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y2, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func hardSigmoidx8(n int, x *float32, y *float32, alpha float32, beta float32)
+// Requires: AVX
+TEXT ·hardSigmoidx8(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+	VBROADCASTSS beta+28(FP), Y1
+	VMOVUPS      constant00000000<>+0(SB), Y2
+	VMOVUPS      constant3f800000<>+0(SB), Y3
+
+many:
+	CMPQ    AX, $0x00000010
+	JLT     manyEnd
+	VMOVUPS (CX), Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  Y1, Y4, Y4
+	VMAXPS  Y4, Y2, Y4
+	VMINPS  Y4, Y3, Y4
+	VMOVUPS Y4, (DX)
+	VMOVUPS 32(CX), Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  Y1, Y4, Y4
+	VMAXPS  Y4, Y2, Y4
+	VMINPS  Y4, Y3, Y4
+	VMOVUPS Y4, 32(DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  Y1, Y4, Y4
+	VMAXPS  Y4, Y2, Y4
+	VMINPS  Y4, Y3, Y4
+	VMOVUPS Y4, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y4
+	VMASKMOVPS (CX), Y4, Y5
+	VMULPS     Y0, Y5, Y0
+	VADDPS     Y1, Y0, Y0
+	VMAXPS     Y0, Y2, Y0
+	VMINPS     Y0, Y3, Y0
+	VMASKMOVPS Y0, Y4, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant00000000<>+0(SB)/4, $0x00000000
+DATA constant00000000<>+4(SB)/4, $0x00000000
+DATA constant00000000<>+8(SB)/4, $0x00000000
+DATA constant00000000<>+12(SB)/4, $0x00000000
+DATA constant00000000<>+16(SB)/4, $0x00000000
+DATA constant00000000<>+20(SB)/4, $0x00000000
+DATA constant00000000<>+24(SB)/4, $0x00000000
+DATA constant00000000<>+28(SB)/4, $0x00000000
+GLOBL constant00000000<>(SB), RODATA|NOPTR, $32
+
+DATA constant3f800000<>+0(SB)/4, $0x3f800000
+DATA constant3f800000<>+4(SB)/4, $0x3f800000
+DATA constant3f800000<>+8(SB)/4, $0x3f800000
+DATA constant3f800000<>+12(SB)/4, $0x3f800000
+DATA constant3f800000<>+16(SB)/4, $0x3f800000
+DATA constant3f800000<>+20(SB)/4, $0x3f800000
+DATA constant3f800000<>+24(SB)/4, $0x3f800000
+DATA constant3f800000<>+28(SB)/4, $0x3f800000
+GLOBL constant3f800000<>(SB), RODATA|NOPTR, $32
+
+// func hardSwishx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·hardSwishx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    AX, $0x00000010
+	JLT     manyEnd
+	VMOVUPS (CX), Y0
+	VMULPS  constant3e2aaaab<>+0(SB), Y0, Y1
+	VADDPS  constant3f000000<>+0(SB), Y1, Y1
+	VMOVUPS constant00000000<>+0(SB), Y2
+	VMOVUPS constant3f800000<>+0(SB), Y3
+	VMAXPS  Y1, Y2, Y1
+	VMINPS  Y1, Y3, Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(CX), Y0
+	VMULPS  constant3e2aaaab<>+0(SB), Y0, Y1
+	VADDPS  constant3f000000<>+0(SB), Y1, Y1
+	VMOVUPS constant00000000<>+0(SB), Y2
+	VMOVUPS constant3f800000<>+0(SB), Y3
+	VMAXPS  Y1, Y2, Y1
+	VMINPS  Y1, Y3, Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VMULPS  constant3e2aaaab<>+0(SB), Y0, Y1
+	VADDPS  constant3f000000<>+0(SB), Y1, Y1
+	VMOVUPS constant00000000<>+0(SB), Y2
+	VMOVUPS constant3f800000<>+0(SB), Y3
+	VMAXPS  Y1, Y2, Y1
+	VMINPS  Y1, Y3, Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMULPS     constant3e2aaaab<>+0(SB), Y1, Y2
+	VADDPS     constant3f000000<>+0(SB), Y2, Y2
+	VMOVUPS    constant00000000<>+0(SB), Y3
+	VMOVUPS    constant3f800000<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y2
+	VMINPS     Y2, Y4, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3e2aaaab<>+0(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+4(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+8(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+12(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+16(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+20(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+24(SB)/4, $0x3e2aaaab
+DATA constant3e2aaaab<>+28(SB)/4, $0x3e2aaaab
+GLOBL constant3e2aaaab<>(SB), RODATA|NOPTR, $32
+
+DATA constant3f000000<>+0(SB)/4, $0x3f000000
+DATA constant3f000000<>+4(SB)/4, $0x3f000000
+DATA constant3f000000<>+8(SB)/4, $0x3f000000
+DATA constant3f000000<>+12(SB)/4, $0x3f000000
+DATA constant3f000000<>+16(SB)/4, $0x3f000000
+DATA constant3f000000<>+20(SB)/4, $0x3f000000
+DATA constant3f000000<>+24(SB)/4, $0x3f000000
+DATA constant3f000000<>+28(SB)/4, $0x3f000000
+GLOBL constant3f000000<>(SB), RODATA|NOPTR, $32
+
+// func elux8(n int, x *float32, y *float32, alpha float32)
+// Requires: AVX, AVX2
+TEXT ·elux8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS alpha+24(FP), Y0
+
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMOVUPS   constantc1c80000<>+0(SB), Y2
+	VMOVUPS   constant00000000<>+0(SB), Y3
+	VMAXPS    Y1, Y2, Y2
+	VMINPS    Y2, Y3, Y2
+	VMULPS    constant3fb8aa3b<>+0(SB), Y2, Y3
+	VADDPS    constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS    constant4b400000<>+0(SB), Y3, Y4
+	VMULPS    constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS    Y5, Y2, Y2
+	VMULPS    constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS    Y4, Y2, Y2
+	VMULPS    constant3ab6889e<>+0(SB), Y2, Y4
+	VADDPS    constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3f000000<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y2, Y5
+	VMULPS    Y4, Y5, Y4
+	VADDPS    Y2, Y4, Y2
+	VPSUBD    constant4b400000<>+0(SB), Y3, Y3
+	VPADDD    constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y2
+	VSUBPS    constant3f800000<>+0(SB), Y3, Y3
+	VADDPS    Y3, Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VBLENDVPS Y1, Y2, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMOVUPS    constantc1c80000<>+0(SB), Y3
+	VMOVUPS    constant00000000<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y3
+	VMINPS     Y3, Y4, Y3
+	VMULPS     constant3fb8aa3b<>+0(SB), Y3, Y4
+	VADDPS     constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS     constant4b400000<>+0(SB), Y4, Y5
+	VMULPS     constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS     Y6, Y3, Y3
+	VMULPS     constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS     Y5, Y3, Y3
+	VMULPS     constant3ab6889e<>+0(SB), Y3, Y5
+	VADDPS     constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3f000000<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y3, Y6
+	VMULPS     Y5, Y6, Y5
+	VADDPS     Y3, Y5, Y3
+	VPSUBD     constant4b400000<>+0(SB), Y4, Y4
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y3, Y3
+	VSUBPS     constant3f800000<>+0(SB), Y4, Y4
+	VADDPS     Y4, Y3, Y3
+	VMULPS     Y0, Y3, Y0
+	VBLENDVPS  Y2, Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc1c80000<>+0(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+4(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+8(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+12(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+16(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+20(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+24(SB)/4, $0xc1c80000
+DATA constantc1c80000<>+28(SB)/4, $0xc1c80000
+GLOBL constantc1c80000<>(SB), RODATA|NOPTR, $32
+
+DATA constant3fb8aa3b<>+0(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+4(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+8(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+12(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+16(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+20(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+24(SB)/4, $0x3fb8aa3b
+DATA constant3fb8aa3b<>+28(SB)/4, $0x3fb8aa3b
+GLOBL constant3fb8aa3b<>(SB), RODATA|NOPTR, $32
+
+DATA constant4b400000<>+0(SB)/4, $0x4b400000
+DATA constant4b400000<>+4(SB)/4, $0x4b400000
+DATA constant4b400000<>+8(SB)/4, $0x4b400000
+DATA constant4b400000<>+12(SB)/4, $0x4b400000
+DATA constant4b400000<>+16(SB)/4, $0x4b400000
+DATA constant4b400000<>+20(SB)/4, $0x4b400000
+DATA constant4b400000<>+24(SB)/4, $0x4b400000
+DATA constant4b400000<>+28(SB)/4, $0x4b400000
+GLOBL constant4b400000<>(SB), RODATA|NOPTR, $32
+
+DATA constant3f318000<>+0(SB)/4, $0x3f318000
+DATA constant3f318000<>+4(SB)/4, $0x3f318000
+DATA constant3f318000<>+8(SB)/4, $0x3f318000
+DATA constant3f318000<>+12(SB)/4, $0x3f318000
+DATA constant3f318000<>+16(SB)/4, $0x3f318000
+DATA constant3f318000<>+20(SB)/4, $0x3f318000
+DATA constant3f318000<>+24(SB)/4, $0x3f318000
+DATA constant3f318000<>+28(SB)/4, $0x3f318000
+GLOBL constant3f318000<>(SB), RODATA|NOPTR, $32
+
+DATA constantb95e8083<>+0(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+4(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+8(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+12(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+16(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+20(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+24(SB)/4, $0xb95e8083
+DATA constantb95e8083<>+28(SB)/4, $0xb95e8083
+GLOBL constantb95e8083<>(SB), RODATA|NOPTR, $32
+
+DATA constant3ab6889e<>+0(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+4(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+8(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+12(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+16(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+20(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+24(SB)/4, $0x3ab6889e
+DATA constant3ab6889e<>+28(SB)/4, $0x3ab6889e
+GLOBL constant3ab6889e<>(SB), RODATA|NOPTR, $32
+
+DATA constant3c0905d1<>+0(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+4(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+8(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+12(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+16(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+20(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+24(SB)/4, $0x3c0905d1
+DATA constant3c0905d1<>+28(SB)/4, $0x3c0905d1
+GLOBL constant3c0905d1<>(SB), RODATA|NOPTR, $32
+
+DATA constant3d2aaa8d<>+0(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+4(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+8(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+12(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+16(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+20(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+24(SB)/4, $0x3d2aaa8d
+DATA constant3d2aaa8d<>+28(SB)/4, $0x3d2aaa8d
+GLOBL constant3d2aaa8d<>(SB), RODATA|NOPTR, $32
+
+DATA constant3e2aaa6e<>+0(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+4(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+8(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+12(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+16(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+20(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+24(SB)/4, $0x3e2aaa6e
+DATA constant3e2aaa6e<>+28(SB)/4, $0x3e2aaa6e
+GLOBL constant3e2aaa6e<>(SB), RODATA|NOPTR, $32
+
+DATA constant0000007f<>+0(SB)/4, $0x0000007f
+DATA constant0000007f<>+4(SB)/4, $0x0000007f
+DATA constant0000007f<>+8(SB)/4, $0x0000007f
+DATA constant0000007f<>+12(SB)/4, $0x0000007f
+DATA constant0000007f<>+16(SB)/4, $0x0000007f
+DATA constant0000007f<>+20(SB)/4, $0x0000007f
+DATA constant0000007f<>+24(SB)/4, $0x0000007f
+DATA constant0000007f<>+28(SB)/4, $0x0000007f
+GLOBL constant0000007f<>(SB), RODATA|NOPTR, $32
+
+// func absx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·absx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VANDPS     constant7fffffff<>+0(SB), Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant7fffffff<>+0(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+4(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+8(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+12(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+16(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+20(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+24(SB)/4, $0x7fffffff
+DATA constant7fffffff<>+28(SB)/4, $0x7fffffff
+GLOBL constant7fffffff<>(SB), RODATA|NOPTR, $32
+
+// func negx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·negx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y0
+	VXORPS  constant80000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(CX), Y0
+	VXORPS  constant80000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(CX), Y0
+	VXORPS  constant80000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(CX), Y0
+	VXORPS  constant80000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VXORPS  constant80000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VXORPS     constant80000000<>+0(SB), Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant80000000<>+0(SB)/4, $0x80000000
+DATA constant80000000<>+4(SB)/4, $0x80000000
+DATA constant80000000<>+8(SB)/4, $0x80000000
+DATA constant80000000<>+12(SB)/4, $0x80000000
+DATA constant80000000<>+16(SB)/4, $0x80000000
+DATA constant80000000<>+20(SB)/4, $0x80000000
+DATA constant80000000<>+24(SB)/4, $0x80000000
+DATA constant80000000<>+28(SB)/4, $0x80000000
+GLOBL constant80000000<>(SB), RODATA|NOPTR, $32
+
+// func sqrtx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·sqrtx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VSQRTPS Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VSQRTPS    Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func reciprocalx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·reciprocalx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VMOVUPS constant3f800000<>+0(SB), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMOVUPS    constant3f800000<>+0(SB), Y2
+	VDIVPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func expx8(n int, x *float32, y *float32)
+// Requires: AVX, AVX2
+TEXT ·expx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VMOVUPS constantc2d00000<>+0(SB), Y1
+	VMOVUPS constant42b20000<>+0(SB), Y2
+	VMAXPS  Y0, Y1, Y0
+	VMINPS  Y0, Y2, Y0
+	VMULPS  constant3fb8aa3b<>+0(SB), Y0, Y1
+	VADDPS  constant4b400000<>+0(SB), Y1, Y1
+	VSUBPS  constant4b400000<>+0(SB), Y1, Y2
+	VMULPS  constant3f318000<>+0(SB), Y2, Y3
+	VSUBPS  Y3, Y0, Y0
+	VMULPS  constantb95e8083<>+0(SB), Y2, Y2
+	VSUBPS  Y2, Y0, Y0
+	VMULPS  constant3ab6889e<>+0(SB), Y0, Y2
+	VADDPS  constant3c0905d1<>+0(SB), Y2, Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  constant3d2aaa8d<>+0(SB), Y2, Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  constant3e2aaa6e<>+0(SB), Y2, Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  constant3f000000<>+0(SB), Y2, Y2
+	VMULPS  Y0, Y0, Y3
+	VMULPS  Y2, Y3, Y2
+	VADDPS  Y0, Y2, Y0
+	VADDPS  constant3f800000<>+0(SB), Y0, Y0
+	VPSUBD  constant4b400000<>+0(SB), Y1, Y1
+	VPSRAD  $0x01, Y1, Y2
+	VPSUBD  Y2, Y1, Y1
+	VPADDD  constant0000007f<>+0(SB), Y2, Y2
+	VPSLLD  $0x17, Y2, Y2
+	VMULPS  Y2, Y0, Y0
+	VPADDD  constant0000007f<>+0(SB), Y1, Y1
+	VPSLLD  $0x17, Y1, Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMOVUPS    constantc2d00000<>+0(SB), Y2
+	VMOVUPS    constant42b20000<>+0(SB), Y3
+	VMAXPS     Y1, Y2, Y1
+	VMINPS     Y1, Y3, Y1
+	VMULPS     constant3fb8aa3b<>+0(SB), Y1, Y2
+	VADDPS     constant4b400000<>+0(SB), Y2, Y2
+	VSUBPS     constant4b400000<>+0(SB), Y2, Y3
+	VMULPS     constant3f318000<>+0(SB), Y3, Y4
+	VSUBPS     Y4, Y1, Y1
+	VMULPS     constantb95e8083<>+0(SB), Y3, Y3
+	VSUBPS     Y3, Y1, Y1
+	VMULPS     constant3ab6889e<>+0(SB), Y1, Y3
+	VADDPS     constant3c0905d1<>+0(SB), Y3, Y3
+	VMULPS     Y1, Y3, Y3
+	VADDPS     constant3d2aaa8d<>+0(SB), Y3, Y3
+	VMULPS     Y1, Y3, Y3
+	VADDPS     constant3e2aaa6e<>+0(SB), Y3, Y3
+	VMULPS     Y1, Y3, Y3
+	VADDPS     constant3f000000<>+0(SB), Y3, Y3
+	VMULPS     Y1, Y1, Y4
+	VMULPS     Y3, Y4, Y3
+	VADDPS     Y1, Y3, Y1
+	VADDPS     constant3f800000<>+0(SB), Y1, Y1
+	VPSUBD     constant4b400000<>+0(SB), Y2, Y2
+	VPSRAD     $0x01, Y2, Y3
+	VPSUBD     Y3, Y2, Y2
+	VPADDD     constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD     $0x17, Y3, Y3
+	VMULPS     Y3, Y1, Y1
+	VPADDD     constant0000007f<>+0(SB), Y2, Y2
+	VPSLLD     $0x17, Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc2d00000<>+0(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+4(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+8(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+12(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+16(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+20(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+24(SB)/4, $0xc2d00000
+DATA constantc2d00000<>+28(SB)/4, $0xc2d00000
+GLOBL constantc2d00000<>(SB), RODATA|NOPTR, $32
+
+DATA constant42b20000<>+0(SB)/4, $0x42b20000
+DATA constant42b20000<>+4(SB)/4, $0x42b20000
+DATA constant42b20000<>+8(SB)/4, $0x42b20000
+DATA constant42b20000<>+12(SB)/4, $0x42b20000
+DATA constant42b20000<>+16(SB)/4, $0x42b20000
+DATA constant42b20000<>+20(SB)/4, $0x42b20000
+DATA constant42b20000<>+24(SB)/4, $0x42b20000
+DATA constant42b20000<>+28(SB)/4, $0x42b20000
+GLOBL constant42b20000<>(SB), RODATA|NOPTR, $32
+
+// func sigmoidx8(n int, x *float32, y *float32)
+// Requires: AVX, AVX2
+TEXT ·sigmoidx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y0
+	VORPS     constant80000000<>+0(SB), Y0, Y1
+	VMOVUPS   constantc2d00000<>+0(SB), Y2
+	VMOVUPS   constant42b20000<>+0(SB), Y3
+	VMAXPS    Y1, Y2, Y1
+	VMINPS    Y1, Y3, Y1
+	VMULPS    constant3fb8aa3b<>+0(SB), Y1, Y2
+	VADDPS    constant4b400000<>+0(SB), Y2, Y2
+	VSUBPS    constant4b400000<>+0(SB), Y2, Y3
+	VMULPS    constant3f318000<>+0(SB), Y3, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    constantb95e8083<>+0(SB), Y3, Y3
+	VSUBPS    Y3, Y1, Y1
+	VMULPS    constant3ab6889e<>+0(SB), Y1, Y3
+	VADDPS    constant3c0905d1<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3d2aaa8d<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3e2aaa6e<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3f000000<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y3, Y4, Y3
+	VADDPS    Y1, Y3, Y1
+	VADDPS    constant3f800000<>+0(SB), Y1, Y1
+	VPSUBD    constant4b400000<>+0(SB), Y2, Y2
+	VPSRAD    $0x01, Y2, Y3
+	VPSUBD    Y3, Y2, Y2
+	VPADDD    constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y1, Y1
+	VPADDD    constant0000007f<>+0(SB), Y2, Y2
+	VPSLLD    $0x17, Y2, Y2
+	VMULPS    Y2, Y1, Y1
+	VMOVUPS   constant3f800000<>+0(SB), Y2
+	VBLENDVPS Y0, Y1, Y2, Y0
+	VADDPS    Y2, Y1, Y1
+	VDIVPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VORPS      constant80000000<>+0(SB), Y1, Y2
+	VMOVUPS    constantc2d00000<>+0(SB), Y3
+	VMOVUPS    constant42b20000<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y2
+	VMINPS     Y2, Y4, Y2
+	VMULPS     constant3fb8aa3b<>+0(SB), Y2, Y3
+	VADDPS     constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS     constant4b400000<>+0(SB), Y3, Y4
+	VMULPS     constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS     Y5, Y2, Y2
+	VMULPS     constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS     Y4, Y2, Y2
+	VMULPS     constant3ab6889e<>+0(SB), Y2, Y4
+	VADDPS     constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3f000000<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y2, Y5
+	VMULPS     Y4, Y5, Y4
+	VADDPS     Y2, Y4, Y2
+	VADDPS     constant3f800000<>+0(SB), Y2, Y2
+	VPSUBD     constant4b400000<>+0(SB), Y3, Y3
+	VPSRAD     $0x01, Y3, Y4
+	VPSUBD     Y4, Y3, Y3
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y2, Y2
+	VPADDD     constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD     $0x17, Y3, Y3
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    constant3f800000<>+0(SB), Y3
+	VBLENDVPS  Y1, Y2, Y3, Y1
+	VADDPS     Y3, Y2, Y2
+	VDIVPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func tanhx8(n int, x *float32, y *float32)
+// Requires: AVX, AVX2
+TEXT ·tanhx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VANDPS  constant7fffffff<>+0(SB), Y0, Y1
+	VMOVUPS constant4111999a<>+0(SB), Y2
+	VMINPS  Y1, Y2, Y1
+	VMULPS  constantc0000000<>+0(SB), Y1, Y1
+	VMULPS  constant3fb8aa3b<>+0(SB), Y1, Y2
+	VADDPS  constant4b400000<>+0(SB), Y2, Y2
+	VSUBPS  constant4b400000<>+0(SB), Y2, Y3
+	VMULPS  constant3f318000<>+0(SB), Y3, Y4
+	VSUBPS  Y4, Y1, Y1
+	VMULPS  constantb95e8083<>+0(SB), Y3, Y3
+	VSUBPS  Y3, Y1, Y1
+	VMULPS  constant3ab6889e<>+0(SB), Y1, Y3
+	VADDPS  constant3c0905d1<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3d2aaa8d<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3e2aaa6e<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3f000000<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y1, Y4
+	VMULPS  Y3, Y4, Y3
+	VADDPS  Y1, Y3, Y1
+	VPSUBD  constant4b400000<>+0(SB), Y2, Y2
+	VPADDD  constant0000007f<>+0(SB), Y2, Y2
+	VPSLLD  $0x17, Y2, Y2
+	VMULPS  Y2, Y1, Y1
+	VSUBPS  constant3f800000<>+0(SB), Y2, Y2
+	VADDPS  Y2, Y1, Y1
+	VXORPS  constant80000000<>+0(SB), Y1, Y2
+	VADDPS  constant40000000<>+0(SB), Y1, Y1
+	VDIVPS  Y1, Y2, Y1
+	VANDPS  constant80000000<>+0(SB), Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VANDPS     constant7fffffff<>+0(SB), Y1, Y2
+	VMOVUPS    constant4111999a<>+0(SB), Y3
+	VMINPS     Y2, Y3, Y2
+	VMULPS     constantc0000000<>+0(SB), Y2, Y2
+	VMULPS     constant3fb8aa3b<>+0(SB), Y2, Y3
+	VADDPS     constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS     constant4b400000<>+0(SB), Y3, Y4
+	VMULPS     constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS     Y5, Y2, Y2
+	VMULPS     constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS     Y4, Y2, Y2
+	VMULPS     constant3ab6889e<>+0(SB), Y2, Y4
+	VADDPS     constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3f000000<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y2, Y5
+	VMULPS     Y4, Y5, Y4
+	VADDPS     Y2, Y4, Y2
+	VPSUBD     constant4b400000<>+0(SB), Y3, Y3
+	VPADDD     constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD     $0x17, Y3, Y3
+	VMULPS     Y3, Y2, Y2
+	VSUBPS     constant3f800000<>+0(SB), Y3, Y3
+	VADDPS     Y3, Y2, Y2
+	VXORPS     constant80000000<>+0(SB), Y2, Y3
+	VADDPS     constant40000000<>+0(SB), Y2, Y2
+	VDIVPS     Y2, Y3, Y2
+	VANDPS     constant80000000<>+0(SB), Y1, Y1
+	VORPS      Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant4111999a<>+0(SB)/4, $0x4111999a
+DATA constant4111999a<>+4(SB)/4, $0x4111999a
+DATA constant4111999a<>+8(SB)/4, $0x4111999a
+DATA constant4111999a<>+12(SB)/4, $0x4111999a
+DATA constant4111999a<>+16(SB)/4, $0x4111999a
+DATA constant4111999a<>+20(SB)/4, $0x4111999a
+DATA constant4111999a<>+24(SB)/4, $0x4111999a
+DATA constant4111999a<>+28(SB)/4, $0x4111999a
+GLOBL constant4111999a<>(SB), RODATA|NOPTR, $32
+
+DATA constantc0000000<>+0(SB)/4, $0xc0000000
+DATA constantc0000000<>+4(SB)/4, $0xc0000000
+DATA constantc0000000<>+8(SB)/4, $0xc0000000
+DATA constantc0000000<>+12(SB)/4, $0xc0000000
+DATA constantc0000000<>+16(SB)/4, $0xc0000000
+DATA constantc0000000<>+20(SB)/4, $0xc0000000
+DATA constantc0000000<>+24(SB)/4, $0xc0000000
+DATA constantc0000000<>+28(SB)/4, $0xc0000000
+GLOBL constantc0000000<>(SB), RODATA|NOPTR, $32
+
+DATA constant40000000<>+0(SB)/4, $0x40000000
+DATA constant40000000<>+4(SB)/4, $0x40000000
+DATA constant40000000<>+8(SB)/4, $0x40000000
+DATA constant40000000<>+12(SB)/4, $0x40000000
+DATA constant40000000<>+16(SB)/4, $0x40000000
+DATA constant40000000<>+20(SB)/4, $0x40000000
+DATA constant40000000<>+24(SB)/4, $0x40000000
+DATA constant40000000<>+28(SB)/4, $0x40000000
+GLOBL constant40000000<>(SB), RODATA|NOPTR, $32
+
+// func erfx8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·erfx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VMOVUPS constantc07b3333<>+0(SB), Y1
+	VMOVUPS constant407b3333<>+0(SB), Y2
+	VMAXPS  Y0, Y1, Y0
+	VMINPS  Y0, Y2, Y0
+	VMULPS  Y0, Y0, Y1
+	VMULPS  constant36094a7b<>+0(SB), Y1, Y2
+	VADDPS  constant39954bb2<>+0(SB), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VADDPS  constant3b771d97<>+0(SB), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VADDPS  constant3d581e9d<>+0(SB), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VADDPS  constant3e432136<>+0(SB), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VADDPS  constant3f906eba<>+0(SB), Y2, Y2
+	VMULPS  constant381f8e0a<>+0(SB), Y1, Y3
+	VADDPS  constant3a987a9a<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3c756cd2<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3de9d026<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y3
+	VADDPS  constant3f0090c4<>+0(SB), Y3, Y3
+	VMULPS  Y1, Y3, Y1
+	VADDPS  constant3f800000<>+0(SB), Y1, Y1
+	VMULPS  Y2, Y0, Y0
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS constantbf800000<>+0(SB), Y1
+	VMOVUPS constant3f800000<>+0(SB), Y2
+	VMAXPS  Y0, Y1, Y0
+	VMINPS  Y0, Y2, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMOVUPS    constantc07b3333<>+0(SB), Y2
+	VMOVUPS    constant407b3333<>+0(SB), Y3
+	VMAXPS     Y1, Y2, Y1
+	VMINPS     Y1, Y3, Y1
+	VMULPS     Y1, Y1, Y2
+	VMULPS     constant36094a7b<>+0(SB), Y2, Y3
+	VADDPS     constant39954bb2<>+0(SB), Y3, Y3
+	VMULPS     Y2, Y3, Y3
+	VADDPS     constant3b771d97<>+0(SB), Y3, Y3
+	VMULPS     Y2, Y3, Y3
+	VADDPS     constant3d581e9d<>+0(SB), Y3, Y3
+	VMULPS     Y2, Y3, Y3
+	VADDPS     constant3e432136<>+0(SB), Y3, Y3
+	VMULPS     Y2, Y3, Y3
+	VADDPS     constant3f906eba<>+0(SB), Y3, Y3
+	VMULPS     constant381f8e0a<>+0(SB), Y2, Y4
+	VADDPS     constant3a987a9a<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3c756cd2<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3de9d026<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3f0090c4<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y2
+	VADDPS     constant3f800000<>+0(SB), Y2, Y2
+	VMULPS     Y3, Y1, Y1
+	VDIVPS     Y2, Y1, Y1
+	VMOVUPS    constantbf800000<>+0(SB), Y2
+	VMOVUPS    constant3f800000<>+0(SB), Y3
+	VMAXPS     Y1, Y2, Y1
+	VMINPS     Y1, Y3, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constantc07b3333<>+0(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+4(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+8(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+12(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+16(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+20(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+24(SB)/4, $0xc07b3333
+DATA constantc07b3333<>+28(SB)/4, $0xc07b3333
+GLOBL constantc07b3333<>(SB), RODATA|NOPTR, $32
+
+DATA constant407b3333<>+0(SB)/4, $0x407b3333
+DATA constant407b3333<>+4(SB)/4, $0x407b3333
+DATA constant407b3333<>+8(SB)/4, $0x407b3333
+DATA constant407b3333<>+12(SB)/4, $0x407b3333
+DATA constant407b3333<>+16(SB)/4, $0x407b3333
+DATA constant407b3333<>+20(SB)/4, $0x407b3333
+DATA constant407b3333<>+24(SB)/4, $0x407b3333
+DATA constant407b3333<>+28(SB)/4, $0x407b3333
+GLOBL constant407b3333<>(SB), RODATA|NOPTR, $32
+
+DATA constant36094a7b<>+0(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+4(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+8(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+12(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+16(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+20(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+24(SB)/4, $0x36094a7b
+DATA constant36094a7b<>+28(SB)/4, $0x36094a7b
+GLOBL constant36094a7b<>(SB), RODATA|NOPTR, $32
+
+DATA constant39954bb2<>+0(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+4(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+8(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+12(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+16(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+20(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+24(SB)/4, $0x39954bb2
+DATA constant39954bb2<>+28(SB)/4, $0x39954bb2
+GLOBL constant39954bb2<>(SB), RODATA|NOPTR, $32
+
+DATA constant3b771d97<>+0(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+4(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+8(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+12(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+16(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+20(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+24(SB)/4, $0x3b771d97
+DATA constant3b771d97<>+28(SB)/4, $0x3b771d97
+GLOBL constant3b771d97<>(SB), RODATA|NOPTR, $32
+
+DATA constant3d581e9d<>+0(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+4(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+8(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+12(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+16(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+20(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+24(SB)/4, $0x3d581e9d
+DATA constant3d581e9d<>+28(SB)/4, $0x3d581e9d
+GLOBL constant3d581e9d<>(SB), RODATA|NOPTR, $32
+
+DATA constant3e432136<>+0(SB)/4, $0x3e432136
+DATA constant3e432136<>+4(SB)/4, $0x3e432136
+DATA constant3e432136<>+8(SB)/4, $0x3e432136
+DATA constant3e432136<>+12(SB)/4, $0x3e432136
+DATA constant3e432136<>+16(SB)/4, $0x3e432136
+DATA constant3e432136<>+20(SB)/4, $0x3e432136
+DATA constant3e432136<>+24(SB)/4, $0x3e432136
+DATA constant3e432136<>+28(SB)/4, $0x3e432136
+GLOBL constant3e432136<>(SB), RODATA|NOPTR, $32
+
+DATA constant3f906eba<>+0(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+4(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+8(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+12(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+16(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+20(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+24(SB)/4, $0x3f906eba
+DATA constant3f906eba<>+28(SB)/4, $0x3f906eba
+GLOBL constant3f906eba<>(SB), RODATA|NOPTR, $32
+
+DATA constant381f8e0a<>+0(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+4(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+8(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+12(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+16(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+20(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+24(SB)/4, $0x381f8e0a
+DATA constant381f8e0a<>+28(SB)/4, $0x381f8e0a
+GLOBL constant381f8e0a<>(SB), RODATA|NOPTR, $32
+
+DATA constant3a987a9a<>+0(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+4(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+8(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+12(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+16(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+20(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+24(SB)/4, $0x3a987a9a
+DATA constant3a987a9a<>+28(SB)/4, $0x3a987a9a
+GLOBL constant3a987a9a<>(SB), RODATA|NOPTR, $32
+
+DATA constant3c756cd2<>+0(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+4(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+8(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+12(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+16(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+20(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+24(SB)/4, $0x3c756cd2
+DATA constant3c756cd2<>+28(SB)/4, $0x3c756cd2
+GLOBL constant3c756cd2<>(SB), RODATA|NOPTR, $32
+
+DATA constant3de9d026<>+0(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+4(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+8(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+12(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+16(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+20(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+24(SB)/4, $0x3de9d026
+DATA constant3de9d026<>+28(SB)/4, $0x3de9d026
+GLOBL constant3de9d026<>(SB), RODATA|NOPTR, $32
+
+DATA constant3f0090c4<>+0(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+4(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+8(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+12(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+16(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+20(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+24(SB)/4, $0x3f0090c4
+DATA constant3f0090c4<>+28(SB)/4, $0x3f0090c4
+GLOBL constant3f0090c4<>(SB), RODATA|NOPTR, $32
+
+DATA constantbf800000<>+0(SB)/4, $0xbf800000
+DATA constantbf800000<>+4(SB)/4, $0xbf800000
+DATA constantbf800000<>+8(SB)/4, $0xbf800000
+DATA constantbf800000<>+12(SB)/4, $0xbf800000
+DATA constantbf800000<>+16(SB)/4, $0xbf800000
+DATA constantbf800000<>+20(SB)/4, $0xbf800000
+DATA constantbf800000<>+24(SB)/4, $0xbf800000
+DATA constantbf800000<>+28(SB)/4, $0xbf800000
+GLOBL constantbf800000<>(SB), RODATA|NOPTR, $32
+
+// func silux8(n int, x *float32, y *float32)
+// Requires: AVX, AVX2
+TEXT ·silux8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y0
+	VORPS     constant80000000<>+0(SB), Y0, Y1
+	VMOVUPS   constantc2d00000<>+0(SB), Y2
+	VMOVUPS   constant42b20000<>+0(SB), Y3
+	VMAXPS    Y1, Y2, Y1
+	VMINPS    Y1, Y3, Y1
+	VMULPS    constant3fb8aa3b<>+0(SB), Y1, Y2
+	VADDPS    constant4b400000<>+0(SB), Y2, Y2
+	VSUBPS    constant4b400000<>+0(SB), Y2, Y3
+	VMULPS    constant3f318000<>+0(SB), Y3, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    constantb95e8083<>+0(SB), Y3, Y3
+	VSUBPS    Y3, Y1, Y1
+	VMULPS    constant3ab6889e<>+0(SB), Y1, Y3
+	VADDPS    constant3c0905d1<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3d2aaa8d<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3e2aaa6e<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    constant3f000000<>+0(SB), Y3, Y3
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y3, Y4, Y3
+	VADDPS    Y1, Y3, Y1
+	VADDPS    constant3f800000<>+0(SB), Y1, Y1
+	VPSUBD    constant4b400000<>+0(SB), Y2, Y2
+	VPSRAD    $0x01, Y2, Y3
+	VPSUBD    Y3, Y2, Y2
+	VPADDD    constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y1, Y1
+	VPADDD    constant0000007f<>+0(SB), Y2, Y2
+	VPSLLD    $0x17, Y2, Y2
+	VMULPS    Y2, Y1, Y1
+	VMOVUPS   constant3f800000<>+0(SB), Y2
+	VBLENDVPS Y0, Y1, Y2, Y3
+	VADDPS    Y2, Y1, Y1
+	VDIVPS    Y1, Y3, Y1
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VORPS      constant80000000<>+0(SB), Y1, Y2
+	VMOVUPS    constantc2d00000<>+0(SB), Y3
+	VMOVUPS    constant42b20000<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y2
+	VMINPS     Y2, Y4, Y2
+	VMULPS     constant3fb8aa3b<>+0(SB), Y2, Y3
+	VADDPS     constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS     constant4b400000<>+0(SB), Y3, Y4
+	VMULPS     constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS     Y5, Y2, Y2
+	VMULPS     constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS     Y4, Y2, Y2
+	VMULPS     constant3ab6889e<>+0(SB), Y2, Y4
+	VADDPS     constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y4, Y4
+	VADDPS     constant3f000000<>+0(SB), Y4, Y4
+	VMULPS     Y2, Y2, Y5
+	VMULPS     Y4, Y5, Y4
+	VADDPS     Y2, Y4, Y2
+	VADDPS     constant3f800000<>+0(SB), Y2, Y2
+	VPSUBD     constant4b400000<>+0(SB), Y3, Y3
+	VPSRAD     $0x01, Y3, Y4
+	VPSUBD     Y4, Y3, Y3
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y2, Y2
+	VPADDD     constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD     $0x17, Y3, Y3
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    constant3f800000<>+0(SB), Y3
+	VBLENDVPS  Y1, Y2, Y3, Y4
+	VADDPS     Y3, Y2, Y2
+	VDIVPS     Y2, Y4, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gelux8(n int, x *float32, y *float32)
+// Requires: AVX
+TEXT ·gelux8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y0
+	VMULPS  constant3f3504f3<>+0(SB), Y0, Y1
+	VMOVUPS constantc07b3333<>+0(SB), Y2
+	VMOVUPS constant407b3333<>+0(SB), Y3
+	VMAXPS  Y1, Y2, Y1
+	VMINPS  Y1, Y3, Y1
+	VMULPS  Y1, Y1, Y2
+	VMULPS  constant36094a7b<>+0(SB), Y2, Y3
+	VADDPS  constant39954bb2<>+0(SB), Y3, Y3
+	VMULPS  Y2, Y3, Y3
+	VADDPS  constant3b771d97<>+0(SB), Y3, Y3
+	VMULPS  Y2, Y3, Y3
+	VADDPS  constant3d581e9d<>+0(SB), Y3, Y3
+	VMULPS  Y2, Y3, Y3
+	VADDPS  constant3e432136<>+0(SB), Y3, Y3
+	VMULPS  Y2, Y3, Y3
+	VADDPS  constant3f906eba<>+0(SB), Y3, Y3
+	VMULPS  constant381f8e0a<>+0(SB), Y2, Y4
+	VADDPS  constant3a987a9a<>+0(SB), Y4, Y4
+	VMULPS  Y2, Y4, Y4
+	VADDPS  constant3c756cd2<>+0(SB), Y4, Y4
+	VMULPS  Y2, Y4, Y4
+	VADDPS  constant3de9d026<>+0(SB), Y4, Y4
+	VMULPS  Y2, Y4, Y4
+	VADDPS  constant3f0090c4<>+0(SB), Y4, Y4
+	VMULPS  Y2, Y4, Y2
+	VADDPS  constant3f800000<>+0(SB), Y2, Y2
+	VMULPS  Y3, Y1, Y1
+	VDIVPS  Y2, Y1, Y1
+	VMOVUPS constantbf800000<>+0(SB), Y2
+	VMOVUPS constant3f800000<>+0(SB), Y3
+	VMAXPS  Y1, Y2, Y1
+	VMINPS  Y1, Y3, Y1
+	VMULPS  constant3f000000<>+0(SB), Y0, Y0
+	VADDPS  constant3f800000<>+0(SB), Y1, Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMULPS     constant3f3504f3<>+0(SB), Y1, Y2
+	VMOVUPS    constantc07b3333<>+0(SB), Y3
+	VMOVUPS    constant407b3333<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y2
+	VMINPS     Y2, Y4, Y2
+	VMULPS     Y2, Y2, Y3
+	VMULPS     constant36094a7b<>+0(SB), Y3, Y4
+	VADDPS     constant39954bb2<>+0(SB), Y4, Y4
+	VMULPS     Y3, Y4, Y4
+	VADDPS     constant3b771d97<>+0(SB), Y4, Y4
+	VMULPS     Y3, Y4, Y4
+	VADDPS     constant3d581e9d<>+0(SB), Y4, Y4
+	VMULPS     Y3, Y4, Y4
+	VADDPS     constant3e432136<>+0(SB), Y4, Y4
+	VMULPS     Y3, Y4, Y4
+	VADDPS     constant3f906eba<>+0(SB), Y4, Y4
+	VMULPS     constant381f8e0a<>+0(SB), Y3, Y5
+	VADDPS     constant3a987a9a<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3c756cd2<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3de9d026<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3f0090c4<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y3
+	VADDPS     constant3f800000<>+0(SB), Y3, Y3
+	VMULPS     Y4, Y2, Y2
+	VDIVPS     Y3, Y2, Y2
+	VMOVUPS    constantbf800000<>+0(SB), Y3
+	VMOVUPS    constant3f800000<>+0(SB), Y4
+	VMAXPS     Y2, Y3, Y2
+	VMINPS     Y2, Y4, Y2
+	VMULPS     constant3f000000<>+0(SB), Y1, Y1
+	VADDPS     constant3f800000<>+0(SB), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3f3504f3<>+0(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+4(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+8(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+12(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+16(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+20(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+24(SB)/4, $0x3f3504f3
+DATA constant3f3504f3<>+28(SB)/4, $0x3f3504f3
+GLOBL constant3f3504f3<>(SB), RODATA|NOPTR, $32
+
+// func geluTanhx8(n int, x *float32, y *float32)
+// Requires: AVX, AVX2
+TEXT ·geluTanhx8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+16(FP), DX
+
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y0
+	VMULPS    Y0, Y0, Y1
+	VMULPS    constant3d372713<>+0(SB), Y1, Y1
+	VADDPS    constant3f800000<>+0(SB), Y1, Y1
+	VMULPS    constant3fcc422a<>+0(SB), Y0, Y2
+	VMULPS    Y1, Y2, Y1
+	VORPS     constant80000000<>+0(SB), Y1, Y2
+	VMOVUPS   constantc2d00000<>+0(SB), Y3
+	VMOVUPS   constant42b20000<>+0(SB), Y4
+	VMAXPS    Y2, Y3, Y2
+	VMINPS    Y2, Y4, Y2
+	VMULPS    constant3fb8aa3b<>+0(SB), Y2, Y3
+	VADDPS    constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS    constant4b400000<>+0(SB), Y3, Y4
+	VMULPS    constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS    Y5, Y2, Y2
+	VMULPS    constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS    Y4, Y2, Y2
+	VMULPS    constant3ab6889e<>+0(SB), Y2, Y4
+	VADDPS    constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y4, Y4
+	VADDPS    constant3f000000<>+0(SB), Y4, Y4
+	VMULPS    Y2, Y2, Y5
+	VMULPS    Y4, Y5, Y4
+	VADDPS    Y2, Y4, Y2
+	VADDPS    constant3f800000<>+0(SB), Y2, Y2
+	VPSUBD    constant4b400000<>+0(SB), Y3, Y3
+	VPSRAD    $0x01, Y3, Y4
+	VPSUBD    Y4, Y3, Y3
+	VPADDD    constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD    $0x17, Y4, Y4
+	VMULPS    Y4, Y2, Y2
+	VPADDD    constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y2
+	VMOVUPS   constant3f800000<>+0(SB), Y3
+	VBLENDVPS Y1, Y2, Y3, Y1
+	VADDPS    Y3, Y2, Y2
+	VDIVPS    Y2, Y1, Y1
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMULPS     Y1, Y1, Y2
+	VMULPS     constant3d372713<>+0(SB), Y2, Y2
+	VADDPS     constant3f800000<>+0(SB), Y2, Y2
+	VMULPS     constant3fcc422a<>+0(SB), Y1, Y3
+	VMULPS     Y2, Y3, Y2
+	VORPS      constant80000000<>+0(SB), Y2, Y3
+	VMOVUPS    constantc2d00000<>+0(SB), Y4
+	VMOVUPS    constant42b20000<>+0(SB), Y5
+	VMAXPS     Y3, Y4, Y3
+	VMINPS     Y3, Y5, Y3
+	VMULPS     constant3fb8aa3b<>+0(SB), Y3, Y4
+	VADDPS     constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS     constant4b400000<>+0(SB), Y4, Y5
+	VMULPS     constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS     Y6, Y3, Y3
+	VMULPS     constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS     Y5, Y3, Y3
+	VMULPS     constant3ab6889e<>+0(SB), Y3, Y5
+	VADDPS     constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y5, Y5
+	VADDPS     constant3f000000<>+0(SB), Y5, Y5
+	VMULPS     Y3, Y3, Y6
+	VMULPS     Y5, Y6, Y5
+	VADDPS     Y3, Y5, Y3
+	VADDPS     constant3f800000<>+0(SB), Y3, Y3
+	VPSUBD     constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD     $0x01, Y4, Y5
+	VPSUBD     Y5, Y4, Y4
+	VPADDD     constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD     $0x17, Y5, Y5
+	VMULPS     Y5, Y3, Y3
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y3, Y3
+	VMOVUPS    constant3f800000<>+0(SB), Y4
+	VBLENDVPS  Y2, Y3, Y4, Y2
+	VADDPS     Y4, Y3, Y3
+	VDIVPS     Y3, Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+DATA constant3d372713<>+0(SB)/4, $0x3d372713
+DATA constant3d372713<>+4(SB)/4, $0x3d372713
+DATA constant3d372713<>+8(SB)/4, $0x3d372713
+DATA constant3d372713<>+12(SB)/4, $0x3d372713
+DATA constant3d372713<>+16(SB)/4, $0x3d372713
+DATA constant3d372713<>+20(SB)/4, $0x3d372713
+DATA constant3d372713<>+24(SB)/4, $0x3d372713
+DATA constant3d372713<>+28(SB)/4, $0x3d372713
+GLOBL constant3d372713<>(SB), RODATA|NOPTR, $32
+
+DATA constant3fcc422a<>+0(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+4(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+8(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+12(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+16(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+20(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+24(SB)/4, $0x3fcc422a
+DATA constant3fcc422a<>+28(SB)/4, $0x3fcc422a
+GLOBL constant3fcc422a<>(SB), RODATA|NOPTR, $32
+
+// func addVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·addVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VADDPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(BX), Y0
+	VMOVUPS 32(CX), Y1
+	VADDPS  Y0, Y1, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(BX), Y0
+	VMOVUPS 64(CX), Y1
+	VADDPS  Y0, Y1, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(BX), Y0
+	VMOVUPS 96(CX), Y1
+	VADDPS  Y0, Y1, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VADDPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VADDPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·addVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VADDPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·subVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VSUBPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(BX), Y0
+	VMOVUPS 32(CX), Y1
+	VSUBPS  Y0, Y1, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(BX), Y0
+	VMOVUPS 64(CX), Y1
+	VSUBPS  Y0, Y1, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(BX), Y0
+	VMOVUPS 96(CX), Y1
+	VSUBPS  Y0, Y1, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VSUBPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VSUBPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·subVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VSUBPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VSUBPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VSUBPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VSUBPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VSUBPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VSUBPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func subSVx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·subSVx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VSUBPS  Y1, Y0, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VSUBPS  Y1, Y0, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VSUBPS  Y1, Y0, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VSUBPS  Y1, Y0, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VSUBPS  Y1, Y0, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VSUBPS     Y2, Y0, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·mulVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VMULPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(BX), Y0
+	VMOVUPS 32(CX), Y1
+	VMULPS  Y0, Y1, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(BX), Y0
+	VMOVUPS 64(CX), Y1
+	VMULPS  Y0, Y1, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(BX), Y0
+	VMOVUPS 96(CX), Y1
+	VMULPS  Y0, Y1, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VMULPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VMULPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·mulVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMULPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·divVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	VMOVUPS 32(BX), Y0
+	VMOVUPS 32(CX), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, 32(DX)
+	VMOVUPS 64(BX), Y0
+	VMOVUPS 64(CX), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, 64(DX)
+	VMOVUPS 96(BX), Y0
+	VMOVUPS 96(CX), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (BX), Y0
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VDIVPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·divVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VDIVPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func divSVx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·divSVx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ    AX, $0x00000020
+	JLT     manyEnd
+	VMOVUPS (CX), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, (DX)
+	VMOVUPS 32(CX), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS 64(CX), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, 64(DX)
+	VMOVUPS 96(CX), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, 96(DX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y1
+	VDIVPS  Y1, Y0, Y1
+	VMOVUPS Y1, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VDIVPS     Y2, Y0, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·maxVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (BX), Y0
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	VMOVUPS   32(BX), Y0
+	VMOVUPS   32(CX), Y1
+	VMAXPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 32(DX)
+	VMOVUPS   64(BX), Y0
+	VMOVUPS   64(CX), Y1
+	VMAXPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 64(DX)
+	VMOVUPS   96(BX), Y0
+	VMOVUPS   96(CX), Y1
+	VMAXPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000080, BX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (BX), Y0
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VMAXPS     Y1, Y2, Y1
+	VCMPPS     $0x03, Y2, Y2, Y3
+	VBLENDVPS  Y3, Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·maxVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, (DX)
+	VMOVUPS   32(CX), Y1
+	VMAXPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 32(DX)
+	VMOVUPS   64(CX), Y1
+	VMAXPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 64(DX)
+	VMOVUPS   96(CX), Y1
+	VMAXPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMAXPS     Y0, Y2, Y0
+	VCMPPS     $0x03, Y2, Y2, Y3
+	VBLENDVPS  Y3, Y2, Y0, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxSVx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·maxSVx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	VMOVUPS   32(CX), Y1
+	VMAXPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 32(DX)
+	VMOVUPS   64(CX), Y1
+	VMAXPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 64(DX)
+	VMOVUPS   96(CX), Y1
+	VMAXPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMAXPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMAXPS     Y2, Y0, Y2
+	VCMPPS     $0x03, Y0, Y0, Y3
+	VBLENDVPS  Y3, Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minVVx8(n int, x *float32, y *float32, z *float32)
+// Requires: AVX
+TEXT ·minVVx8(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ z+24(FP), DX
+	MOVQ y+16(FP), BX
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (BX), Y0
+	VMOVUPS   (CX), Y1
+	VMINPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	VMOVUPS   32(BX), Y0
+	VMOVUPS   32(CX), Y1
+	VMINPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 32(DX)
+	VMOVUPS   64(BX), Y0
+	VMOVUPS   64(CX), Y1
+	VMINPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 64(DX)
+	VMOVUPS   96(BX), Y0
+	VMOVUPS   96(CX), Y1
+	VMINPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000080, BX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (BX), Y0
+	VMOVUPS   (CX), Y1
+	VMINPS    Y0, Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (BX), Y0, Y1
+	VMASKMOVPS (CX), Y0, Y2
+	VMINPS     Y1, Y2, Y1
+	VCMPPS     $0x03, Y2, Y2, Y3
+	VBLENDVPS  Y3, Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minVSx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·minVSx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (CX), Y1
+	VMINPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, (DX)
+	VMOVUPS   32(CX), Y1
+	VMINPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 32(DX)
+	VMOVUPS   64(CX), Y1
+	VMINPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 64(DX)
+	VMOVUPS   96(CX), Y1
+	VMINPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMINPS    Y0, Y1, Y2
+	VCMPPS    $0x03, Y1, Y1, Y3
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMINPS     Y0, Y2, Y0
+	VCMPPS     $0x03, Y2, Y2, Y3
+	VBLENDVPS  Y3, Y2, Y0, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func minSVx8(n int, x *float32, z *float32, s float32)
+// Requires: AVX
+TEXT ·minSVx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         z+16(FP), DX
+	VBROADCASTSS s+24(FP), Y0
+
+many:
+	CMPQ      AX, $0x00000020
+	JLT       manyEnd
+	VMOVUPS   (CX), Y1
+	VMINPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	VMOVUPS   32(CX), Y1
+	VMINPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 32(DX)
+	VMOVUPS   64(CX), Y1
+	VMINPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 64(DX)
+	VMOVUPS   96(CX), Y1
+	VMINPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 96(DX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+manyEnd:
+one:
+	CMPQ      AX, $0x00000008
+	JLT       oneEnd
+	VMOVUPS   (CX), Y1
+	VMINPS    Y1, Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMINPS     Y2, Y0, Y2
+	VCMPPS     $0x03, Y0, Y0, Y3
+	VBLENDVPS  Y3, Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumx8(n int, x *float32) (s float32)
+// Requires: AVX, SSE
+TEXT ·sumx8(SB), NOSPLIT, $0-20
+	MOVQ    n+0(FP), AX
+	MOVQ    x+8(FP), CX
+	VMOVUPS constant00000000<>+0(SB), Y0
+	VMOVUPS constant00000000<>+0(SB), Y1
+	VMOVUPS constant00000000<>+0(SB), Y2
+	VMOVUPS constant00000000<>+0(SB), Y3
+	VMOVUPS constant00000000<>+0(SB), Y4
+	VMOVUPS constant00000000<>+0(SB), Y5
+	VMOVUPS constant00000000<>+0(SB), Y6
+	VMOVUPS constant00000000<>+0(SB), Y7
+
+many:
+	CMPQ    AX, $0x00000040
+	JLT     rest
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y0, Y0
+	VMOVUPS 32(CX), Y8
+	VADDPS  Y8, Y1, Y1
+	VMOVUPS 64(CX), Y8
+	VADDPS  Y8, Y2, Y2
+	VMOVUPS 96(CX), Y8
+	VADDPS  Y8, Y3, Y3
+	VMOVUPS 128(CX), Y8
+	VADDPS  Y8, Y4, Y4
+	VMOVUPS 160(CX), Y8
+	VADDPS  Y8, Y5, Y5
+	VMOVUPS 192(CX), Y8
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 224(CX), Y8
+	VADDPS  Y8, Y7, Y7
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     many
+
+rest:
+	CMPQ    AX, $0x00000008
+	JLT     part0
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y0, Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest1
+
+part0:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y0, Y0
+	JMP        combine
+
+rest1:
+	CMPQ    AX, $0x00000008
+	JLT     part1
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y1, Y1
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest2
+
+part1:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y1, Y1
+	JMP        combine
+
+rest2:
+	CMPQ    AX, $0x00000008
+	JLT     part2
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y2, Y2
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest3
+
+part2:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y2, Y2
+	JMP        combine
+
+rest3:
+	CMPQ    AX, $0x00000008
+	JLT     part3
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y3, Y3
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest4
+
+part3:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y3, Y3
+	JMP        combine
+
+rest4:
+	CMPQ    AX, $0x00000008
+	JLT     part4
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y4, Y4
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest5
+
+part4:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y4, Y4
+	JMP        combine
+
+rest5:
+	CMPQ    AX, $0x00000008
+	JLT     part5
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y5, Y5
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest6
+
+part5:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y5, Y5
+	JMP        combine
+
+rest6:
+	CMPQ    AX, $0x00000008
+	JLT     part6
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y6, Y6
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest7
+
+part6:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y6, Y6
+	JMP        combine
+
+rest7:
+	CMPQ    AX, $0x00000008
+	JLT     part7
+	VMOVUPS (CX), Y8
+	VADDPS  Y8, Y7, Y7
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest8
+
+part7:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y8
+	VADDPS     Y8, Y7, Y7
+	JMP        combine
+
+rest8:
+combine:
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y6, Y4, Y4
+	VADDPS       Y7, Y5, Y5
+	VADDPS       Y4, Y0, Y0
+	VADDPS       Y5, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VADDPS       X1, X0, X0
+	MOVSS        X0, s+16(FP)
+	VZEROUPPER
+	RET
+
+// func squaresx8(n int, x *float32, mean float32) (s float32)
+// Requires: AVX, SSE
+TEXT ·squaresx8(SB), NOSPLIT, $0-28
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	VBROADCASTSS mean+16(FP), Y0
+	VMOVUPS      constant00000000<>+0(SB), Y1
+	VMOVUPS      constant00000000<>+0(SB), Y2
+	VMOVUPS      constant00000000<>+0(SB), Y3
+	VMOVUPS      constant00000000<>+0(SB), Y4
+	VMOVUPS      constant00000000<>+0(SB), Y5
+	VMOVUPS      constant00000000<>+0(SB), Y6
+	VMOVUPS      constant00000000<>+0(SB), Y7
+	VMOVUPS      constant00000000<>+0(SB), Y8
+
+many:
+	CMPQ    AX, $0x00000040
+	JLT     rest
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y1, Y1
+	VMOVUPS 32(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y2, Y2
+	VMOVUPS 64(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y3, Y3
+	VMOVUPS 96(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y4, Y4
+	VMOVUPS 128(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y5, Y5
+	VMOVUPS 160(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y6, Y6
+	VMOVUPS 192(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	VMOVUPS 224(CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y8, Y8
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     many
+
+rest:
+	CMPQ    AX, $0x00000008
+	JLT     part0
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y1, Y1
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest1
+
+part0:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y1, Y1
+	JMP        combine
+
+rest1:
+	CMPQ    AX, $0x00000008
+	JLT     part1
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y2, Y2
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest2
+
+part1:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y2, Y2
+	JMP        combine
+
+rest2:
+	CMPQ    AX, $0x00000008
+	JLT     part2
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y3, Y3
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest3
+
+part2:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y3, Y3
+	JMP        combine
+
+rest3:
+	CMPQ    AX, $0x00000008
+	JLT     part3
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y4, Y4
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest4
+
+part3:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y4, Y4
+	JMP        combine
+
+rest4:
+	CMPQ    AX, $0x00000008
+	JLT     part4
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y5, Y5
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest5
+
+part4:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y5, Y5
+	JMP        combine
+
+rest5:
+	CMPQ    AX, $0x00000008
+	JLT     part5
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y6, Y6
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest6
+
+part5:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y6, Y6
+	JMP        combine
+
+rest6:
+	CMPQ    AX, $0x00000008
+	JLT     part6
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y9
+	VMULPS  Y9, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest7
+
+part6:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y7, Y7
+	JMP        combine
+
+rest7:
+	CMPQ    AX, $0x00000008
+	JLT     part7
+	VMOVUPS (CX), Y9
+	VSUBPS  Y0, Y9, Y0
+	VMULPS  Y0, Y0, Y0
+	VADDPS  Y0, Y8, Y8
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest8
+
+part7:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y9
+	VMASKMOVPS (CX), Y9, Y10
+	VSUBPS     Y0, Y10, Y0
+	VANDPS     Y9, Y0, Y0
+	VMULPS     Y0, Y0, Y0
+	VADDPS     Y0, Y8, Y8
+	JMP        combine
+
+rest8:
+combine:
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y4, Y2, Y2
+	VADDPS       Y7, Y5, Y5
+	VADDPS       Y8, Y6, Y6
+	VADDPS       Y5, Y1, Y1
+	VADDPS       Y6, Y2, Y2
+	VADDPS       Y2, Y1, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VADDPS       X1, X0, X0
+	MOVSS        X0, s+24(FP)
+	VZEROUPPER
+	RET
+
+// func expSumx8(n int, x *float32, y *float32, top float32) (s float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·expSumx8(SB), NOSPLIT, $0-36
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	VBROADCASTSS top+24(FP), Y0
+	VMOVUPS      constant00000000<>+0(SB), Y1
+	VMOVUPS      constant00000000<>+0(SB), Y2
+
+many:
+	CMPQ    AX, $0x00000010
+	JLT     rest
+	VMOVUPS (CX), Y3
+	VSUBPS  Y0, Y3, Y3
+	VMOVUPS constantc2d00000<>+0(SB), Y4
+	VMOVUPS constant42b20000<>+0(SB), Y5
+	VMAXPS  Y3, Y4, Y3
+	VMINPS  Y3, Y5, Y3
+	VMULPS  constant3fb8aa3b<>+0(SB), Y3, Y4
+	VADDPS  constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS  constant4b400000<>+0(SB), Y4, Y5
+	VMULPS  constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS  Y6, Y3, Y3
+	VMULPS  constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS  Y5, Y3, Y3
+	VMULPS  constant3ab6889e<>+0(SB), Y3, Y5
+	VADDPS  constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3f000000<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y3, Y6
+	VMULPS  Y5, Y6, Y5
+	VADDPS  Y3, Y5, Y3
+	VADDPS  constant3f800000<>+0(SB), Y3, Y3
+	VPSUBD  constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD  $0x01, Y4, Y5
+	VPSUBD  Y5, Y4, Y4
+	VPADDD  constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD  $0x17, Y5, Y5
+	VMULPS  Y5, Y3, Y3
+	VPADDD  constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD  $0x17, Y4, Y4
+	VMULPS  Y4, Y3, Y3
+	VMOVUPS Y3, (DX)
+	VADDPS  Y3, Y1, Y1
+	VMOVUPS 32(CX), Y3
+	VSUBPS  Y0, Y3, Y3
+	VMOVUPS constantc2d00000<>+0(SB), Y4
+	VMOVUPS constant42b20000<>+0(SB), Y5
+	VMAXPS  Y3, Y4, Y3
+	VMINPS  Y3, Y5, Y3
+	VMULPS  constant3fb8aa3b<>+0(SB), Y3, Y4
+	VADDPS  constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS  constant4b400000<>+0(SB), Y4, Y5
+	VMULPS  constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS  Y6, Y3, Y3
+	VMULPS  constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS  Y5, Y3, Y3
+	VMULPS  constant3ab6889e<>+0(SB), Y3, Y5
+	VADDPS  constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3f000000<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y3, Y6
+	VMULPS  Y5, Y6, Y5
+	VADDPS  Y3, Y5, Y3
+	VADDPS  constant3f800000<>+0(SB), Y3, Y3
+	VPSUBD  constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD  $0x01, Y4, Y5
+	VPSUBD  Y5, Y4, Y4
+	VPADDD  constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD  $0x17, Y5, Y5
+	VMULPS  Y5, Y3, Y3
+	VPADDD  constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD  $0x17, Y4, Y4
+	VMULPS  Y4, Y3, Y3
+	VMOVUPS Y3, 32(DX)
+	VADDPS  Y3, Y2, Y2
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, AX
+	JMP     many
+
+rest:
+	CMPQ    AX, $0x00000008
+	JLT     part0
+	VMOVUPS (CX), Y3
+	VSUBPS  Y0, Y3, Y3
+	VMOVUPS constantc2d00000<>+0(SB), Y4
+	VMOVUPS constant42b20000<>+0(SB), Y5
+	VMAXPS  Y3, Y4, Y3
+	VMINPS  Y3, Y5, Y3
+	VMULPS  constant3fb8aa3b<>+0(SB), Y3, Y4
+	VADDPS  constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS  constant4b400000<>+0(SB), Y4, Y5
+	VMULPS  constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS  Y6, Y3, Y3
+	VMULPS  constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS  Y5, Y3, Y3
+	VMULPS  constant3ab6889e<>+0(SB), Y3, Y5
+	VADDPS  constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y5, Y5
+	VADDPS  constant3f000000<>+0(SB), Y5, Y5
+	VMULPS  Y3, Y3, Y6
+	VMULPS  Y5, Y6, Y5
+	VADDPS  Y3, Y5, Y3
+	VADDPS  constant3f800000<>+0(SB), Y3, Y3
+	VPSUBD  constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD  $0x01, Y4, Y5
+	VPSUBD  Y5, Y4, Y4
+	VPADDD  constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD  $0x17, Y5, Y5
+	VMULPS  Y5, Y3, Y3
+	VPADDD  constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD  $0x17, Y4, Y4
+	VMULPS  Y4, Y3, Y3
+	VMOVUPS Y3, (DX)
+	VADDPS  Y3, Y1, Y1
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     rest1
+
+part0:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y3
+	VMASKMOVPS (CX), Y3, Y4
+	VSUBPS     Y0, Y4, Y0
+	VMOVUPS    constantc2d00000<>+0(SB), Y4
+	VMOVUPS    constant42b20000<>+0(SB), Y5
+	VMAXPS     Y0, Y4, Y0
+	VMINPS     Y0, Y5, Y0
+	VMULPS     constant3fb8aa3b<>+0(SB), Y0, Y4
+	VADDPS     constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS     constant4b400000<>+0(SB), Y4, Y5
+	VMULPS     constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS     Y6, Y0, Y0
+	VMULPS     constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS     Y5, Y0, Y0
+	VMULPS     constant3ab6889e<>+0(SB), Y0, Y5
+	VADDPS     constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3f000000<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y0, Y6
+	VMULPS     Y5, Y6, Y5
+	VADDPS     Y0, Y5, Y0
+	VADDPS     constant3f800000<>+0(SB), Y0, Y0
+	VPSUBD     constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD     $0x01, Y4, Y5
+	VPSUBD     Y5, Y4, Y4
+	VPADDD     constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD     $0x17, Y5, Y5
+	VMULPS     Y5, Y0, Y0
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y0, Y0
+	VMASKMOVPS Y0, Y3, (DX)
+	VANDPS     Y3, Y0, Y0
+	VADDPS     Y0, Y1, Y1
+	JMP        combine
+
+rest1:
+	CMPQ    AX, $0x00000008
+	JLT     part1
+	VMOVUPS (CX), Y3
+	VSUBPS  Y0, Y3, Y0
+	VMOVUPS constantc2d00000<>+0(SB), Y3
+	VMOVUPS constant42b20000<>+0(SB), Y4
+	VMAXPS  Y0, Y3, Y0
+	VMINPS  Y0, Y4, Y0
+	VMULPS  constant3fb8aa3b<>+0(SB), Y0, Y3
+	VADDPS  constant4b400000<>+0(SB), Y3, Y3
+	VSUBPS  constant4b400000<>+0(SB), Y3, Y4
+	VMULPS  constant3f318000<>+0(SB), Y4, Y5
+	VSUBPS  Y5, Y0, Y0
+	VMULPS  constantb95e8083<>+0(SB), Y4, Y4
+	VSUBPS  Y4, Y0, Y0
+	VMULPS  constant3ab6889e<>+0(SB), Y0, Y4
+	VADDPS  constant3c0905d1<>+0(SB), Y4, Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  constant3d2aaa8d<>+0(SB), Y4, Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  constant3e2aaa6e<>+0(SB), Y4, Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  constant3f000000<>+0(SB), Y4, Y4
+	VMULPS  Y0, Y0, Y5
+	VMULPS  Y4, Y5, Y4
+	VADDPS  Y0, Y4, Y0
+	VADDPS  constant3f800000<>+0(SB), Y0, Y0
+	VPSUBD  constant4b400000<>+0(SB), Y3, Y3
+	VPSRAD  $0x01, Y3, Y4
+	VPSUBD  Y4, Y3, Y3
+	VPADDD  constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD  $0x17, Y4, Y4
+	VMULPS  Y4, Y0, Y0
+	VPADDD  constant0000007f<>+0(SB), Y3, Y3
+	VPSLLD  $0x17, Y3, Y3
+	VMULPS  Y3, Y0, Y0
+	VMOVUPS Y0, (DX)
+	VADDPS  Y0, Y2, Y2
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     rest2
+
+part1:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), BX
+	NEGQ       AX
+	VMOVUPS    32(BX)(AX*4), Y3
+	VMASKMOVPS (CX), Y3, Y4
+	VSUBPS     Y0, Y4, Y0
+	VMOVUPS    constantc2d00000<>+0(SB), Y4
+	VMOVUPS    constant42b20000<>+0(SB), Y5
+	VMAXPS     Y0, Y4, Y0
+	VMINPS     Y0, Y5, Y0
+	VMULPS     constant3fb8aa3b<>+0(SB), Y0, Y4
+	VADDPS     constant4b400000<>+0(SB), Y4, Y4
+	VSUBPS     constant4b400000<>+0(SB), Y4, Y5
+	VMULPS     constant3f318000<>+0(SB), Y5, Y6
+	VSUBPS     Y6, Y0, Y0
+	VMULPS     constantb95e8083<>+0(SB), Y5, Y5
+	VSUBPS     Y5, Y0, Y0
+	VMULPS     constant3ab6889e<>+0(SB), Y0, Y5
+	VADDPS     constant3c0905d1<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3d2aaa8d<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3e2aaa6e<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y5, Y5
+	VADDPS     constant3f000000<>+0(SB), Y5, Y5
+	VMULPS     Y0, Y0, Y6
+	VMULPS     Y5, Y6, Y5
+	VADDPS     Y0, Y5, Y0
+	VADDPS     constant3f800000<>+0(SB), Y0, Y0
+	VPSUBD     constant4b400000<>+0(SB), Y4, Y4
+	VPSRAD     $0x01, Y4, Y5
+	VPSUBD     Y5, Y4, Y4
+	VPADDD     constant0000007f<>+0(SB), Y5, Y5
+	VPSLLD     $0x17, Y5, Y5
+	VMULPS     Y5, Y0, Y0
+	VPADDD     constant0000007f<>+0(SB), Y4, Y4
+	VPSLLD     $0x17, Y4, Y4
+	VMULPS     Y4, Y0, Y0
+	VMASKMOVPS Y0, Y3, (DX)
+	VANDPS     Y3, Y0, Y0
+	VADDPS     Y0, Y2, Y2
+	JMP        combine
+
+rest2:
+combine:
+	VADDPS       Y2, Y1, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VADDPS       X1, X0, X0
+	MOVSS        X0, s+32(FP)
+	VZEROUPPER
+	RET
+
+// func highestx8(n int, x *float32) (s float32)
+// Requires: AVX, SSE
+TEXT ·highestx8(SB), NOSPLIT, $0-20
+	MOVQ    n+0(FP), AX
+	MOVQ    x+8(FP), CX
+	VMOVUPS constantff800000<>+0(SB), Y0
+	VMOVUPS constantff800000<>+0(SB), Y1
+	VMOVUPS constantff800000<>+0(SB), Y2
+	VMOVUPS constantff800000<>+0(SB), Y3
+	VMOVUPS constantff800000<>+0(SB), Y4
+	VMOVUPS constantff800000<>+0(SB), Y5
+	VMOVUPS constantff800000<>+0(SB), Y6
+	VMOVUPS constantff800000<>+0(SB), Y7
+
+many:
+	CMPQ    AX, $0x00000040
+	JLT     rest
+	VMOVUPS (CX), Y8
+	VMAXPS  Y0, Y8, Y9
+	VMAXPS  Y8, Y0, Y0
+	VORPS   Y9, Y0, Y0
+	VMOVUPS 32(CX), Y8
+	VMAXPS  Y1, Y8, Y9
+	VMAXPS  Y8, Y1, Y1
+	VORPS   Y9, Y1, Y1
+	VMOVUPS 64(CX), Y8
+	VMAXPS  Y2, Y8, Y9
+	VMAXPS  Y8, Y2, Y2
+	VORPS   Y9, Y2, Y2
+	VMOVUPS 96(CX), Y8
+	VMAXPS  Y3, Y8, Y9
+	VMAXPS  Y8, Y3, Y3
+	VORPS   Y9, Y3, Y3
+	VMOVUPS 128(CX), Y8
+	VMAXPS  Y4, Y8, Y9
+	VMAXPS  Y8, Y4, Y4
+	VORPS   Y9, Y4, Y4
+	VMOVUPS 160(CX), Y8
+	VMAXPS  Y5, Y8, Y9
+	VMAXPS  Y8, Y5, Y5
+	VORPS   Y9, Y5, Y5
+	VMOVUPS 192(CX), Y8
+	VMAXPS  Y6, Y8, Y9
+	VMAXPS  Y8, Y6, Y6
+	VORPS   Y9, Y6, Y6
+	VMOVUPS 224(CX), Y8
+	VMAXPS  Y7, Y8, Y9
+	VMAXPS  Y8, Y7, Y7
+	VORPS   Y9, Y7, Y7
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     many
+
+rest:
+	CMPQ    AX, $0x00000008
+	JLT     part0
+	VMOVUPS (CX), Y8
+	VMAXPS  Y0, Y8, Y9
+	VMAXPS  Y8, Y0, Y0
+	VORPS   Y9, Y0, Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest1
+
+part0:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y0, Y8, Y9
+	VMAXPS     Y8, Y0, Y0
+	VORPS      Y9, Y0, Y0
+	JMP        combine
+
+rest1:
+	CMPQ    AX, $0x00000008
+	JLT     part1
+	VMOVUPS (CX), Y8
+	VMAXPS  Y1, Y8, Y9
+	VMAXPS  Y8, Y1, Y1
+	VORPS   Y9, Y1, Y1
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest2
+
+part1:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y1, Y8, Y9
+	VMAXPS     Y8, Y1, Y1
+	VORPS      Y9, Y1, Y1
+	JMP        combine
+
+rest2:
+	CMPQ    AX, $0x00000008
+	JLT     part2
+	VMOVUPS (CX), Y8
+	VMAXPS  Y2, Y8, Y9
+	VMAXPS  Y8, Y2, Y2
+	VORPS   Y9, Y2, Y2
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest3
+
+part2:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y2, Y8, Y9
+	VMAXPS     Y8, Y2, Y2
+	VORPS      Y9, Y2, Y2
+	JMP        combine
+
+rest3:
+	CMPQ    AX, $0x00000008
+	JLT     part3
+	VMOVUPS (CX), Y8
+	VMAXPS  Y3, Y8, Y9
+	VMAXPS  Y8, Y3, Y3
+	VORPS   Y9, Y3, Y3
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest4
+
+part3:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y3, Y8, Y9
+	VMAXPS     Y8, Y3, Y3
+	VORPS      Y9, Y3, Y3
+	JMP        combine
+
+rest4:
+	CMPQ    AX, $0x00000008
+	JLT     part4
+	VMOVUPS (CX), Y8
+	VMAXPS  Y4, Y8, Y9
+	VMAXPS  Y8, Y4, Y4
+	VORPS   Y9, Y4, Y4
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest5
+
+part4:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y4, Y8, Y9
+	VMAXPS     Y8, Y4, Y4
+	VORPS      Y9, Y4, Y4
+	JMP        combine
+
+rest5:
+	CMPQ    AX, $0x00000008
+	JLT     part5
+	VMOVUPS (CX), Y8
+	VMAXPS  Y5, Y8, Y9
+	VMAXPS  Y8, Y5, Y5
+	VORPS   Y9, Y5, Y5
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest6
+
+part5:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y5, Y8, Y9
+	VMAXPS     Y8, Y5, Y5
+	VORPS      Y9, Y5, Y5
+	JMP        combine
+
+rest6:
+	CMPQ    AX, $0x00000008
+	JLT     part6
+	VMOVUPS (CX), Y8
+	VMAXPS  Y6, Y8, Y9
+	VMAXPS  Y8, Y6, Y6
+	VORPS   Y9, Y6, Y6
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest7
+
+part6:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y6, Y8, Y9
+	VMAXPS     Y8, Y6, Y6
+	VORPS      Y9, Y6, Y6
+	JMP        combine
+
+rest7:
+	CMPQ    AX, $0x00000008
+	JLT     part7
+	VMOVUPS (CX), Y8
+	VMAXPS  Y7, Y8, Y9
+	VMAXPS  Y8, Y7, Y7
+	VORPS   Y9, Y7, Y7
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     rest8
+
+part7:
+	TESTQ      AX, AX
+	JZ         combine
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y8
+	VMASKMOVPS (CX), Y8, Y9
+	VMOVUPS    constantff800000<>+0(SB), Y10
+	VBLENDVPS  Y8, Y9, Y10, Y8
+	VMAXPS     Y7, Y8, Y9
+	VMAXPS     Y8, Y7, Y7
+	VORPS      Y9, Y7, Y7
+	JMP        combine
+
+rest8:
+combine:
+	VMAXPS       Y2, Y0, Y8
+	VMAXPS       Y0, Y2, Y0
+	VORPS        Y8, Y0, Y0
+	VMAXPS       Y3, Y1, Y2
+	VMAXPS       Y1, Y3, Y1
+	VORPS        Y2, Y1, Y1
+	VMAXPS       Y6, Y4, Y2
+	VMAXPS       Y4, Y6, Y3
+	VORPS        Y2, Y3, Y4
+	VMAXPS       Y7, Y5, Y2
+	VMAXPS       Y5, Y7, Y3
+	VORPS        Y2, Y3, Y5
+	VMAXPS       Y4, Y0, Y2
+	VMAXPS       Y0, Y4, Y0
+	VORPS        Y2, Y0, Y0
+	VMAXPS       Y5, Y1, Y2
+	VMAXPS       Y1, Y5, Y1
+	VORPS        Y2, Y1, Y1
+	VMAXPS       Y1, Y0, Y2
+	VMAXPS       Y0, Y1, Y0
+	VORPS        Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X2
+	VMAXPS       X0, X1, X0
+	VORPS        X2, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VMAXPS       X1, X0, X2
+	VMAXPS       X0, X1, X0
+	VORPS        X2, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VMAXPS       X1, X0, X2
+	VMAXPS       X0, X1, X0
+	VORPS        X2, X0, X0
+	MOVSS        X0, s+16(FP)
+	VZEROUPPER
+	RET
+
+DATA constantff800000<>+0(SB)/4, $0xff800000
+DATA constantff800000<>+4(SB)/4, $0xff800000
+DATA constantff800000<>+8(SB)/4, $0xff800000
+DATA constantff800000<>+12(SB)/4, $0xff800000
+DATA constantff800000<>+16(SB)/4, $0xff800000
+DATA constantff800000<>+20(SB)/4, $0xff800000
+DATA constantff800000<>+24(SB)/4, $0xff800000
+DATA constantff800000<>+28(SB)/4, $0xff800000
+GLOBL constantff800000<>(SB), RODATA|NOPTR, $32
+
+// func scalex8(n int, x *float32, y *float32, scale *float32, mean float32, inverse float32)
+// Requires: AVX
+TEXT ·scalex8(SB), NOSPLIT, $0-40
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	MOVQ         scale+24(FP), BX
+	VBROADCASTSS mean+32(FP), Y0
+	VBROADCASTSS inverse+36(FP), Y1
+
+many:
+	CMPQ    AX, $0x00000010
+	JLT     manyEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS (BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS Y2, (DX)
+	VMOVUPS 32(CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS 32(BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS Y2, 32(DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	SUBQ    $0x00000010, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS (BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS Y2, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y2
+	VMASKMOVPS (CX), Y2, Y3
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS (BX), Y2, Y1
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y2, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func scaleShiftx8(n int, x *float32, y *float32, scale *float32, shift *float32, mean float32, inverse float32)
+// Requires: AVX
+TEXT ·scaleShiftx8(SB), NOSPLIT, $0-48
+	MOVQ         n+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         y+16(FP), DX
+	MOVQ         scale+24(FP), BX
+	MOVQ         shift+32(FP), SI
+	VBROADCASTSS mean+40(FP), Y0
+	VBROADCASTSS inverse+44(FP), Y1
+
+many:
+	CMPQ    AX, $0x00000010
+	JLT     manyEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS (BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS (SI), Y3
+	VADDPS  Y3, Y2, Y2
+	VMOVUPS Y2, (DX)
+	VMOVUPS 32(CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS 32(BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS 32(SI), Y3
+	VADDPS  Y3, Y2, Y2
+	VMOVUPS Y2, 32(DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, SI
+	SUBQ    $0x00000010, AX
+	JMP     many
+
+manyEnd:
+one:
+	CMPQ    AX, $0x00000008
+	JLT     oneEnd
+	VMOVUPS (CX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS (BX), Y3
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS (SI), Y3
+	VADDPS  Y3, Y2, Y2
+	VMOVUPS Y2, (DX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, SI
+	SUBQ    $0x00000008, AX
+	JMP     one
+
+oneEnd:
+	TESTQ      AX, AX
+	JZ         done
+	LEAQ       tailMask<>+0(SB), DI
+	NEGQ       AX
+	VMOVUPS    32(DI)(AX*4), Y2
+	VMASKMOVPS (CX), Y2, Y3
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS (BX), Y2, Y1
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS (SI), Y2, Y1
+	VADDPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y2, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func unzipx8(blocks int, x *float32, even *float32, odd *float32)
+// Requires: AVX, AVX2
+TEXT ·unzipx8(SB), NOSPLIT, $0-32
+	MOVQ blocks+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ even+16(FP), DX
+	MOVQ odd+24(FP), BX
+
+block:
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VSHUFPS $0x88, Y1, Y0, Y2
+	VSHUFPS $0xdd, Y1, Y0, Y0
+	VPERMPD $0xd8, Y2, Y2
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y0, (BX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
+	DECQ    AX
+	JNZ     block
+	VZEROUPPER
+	RET
+
+// func turnx8(blocks int, x *float32, ldx int, y *float32, ldy int)
+// Requires: AVX
+TEXT ·turnx8(SB), NOSPLIT, $0-40
+	MOVQ blocks+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+24(FP), DX
+	MOVQ ldx+16(FP), BX
+	MOVQ ldy+32(FP), SI
+	SHLQ $0x02, BX
+	SHLQ $0x02, SI
+	LEAQ (BX)(BX*2), DI
+	LEAQ (SI)(SI*2), R8
+	LEAQ (CX)(BX*4), R9
+
+block:
+	VMOVUPS     (CX), X0
+	VINSERTF128 $0x01, (R9), Y0, Y0
+	VMOVUPS     (CX)(BX*1), X1
+	VINSERTF128 $0x01, (R9)(BX*1), Y1, Y1
+	VMOVUPS     (CX)(BX*2), X2
+	VINSERTF128 $0x01, (R9)(BX*2), Y2, Y2
+	VMOVUPS     (CX)(DI*1), X3
+	VINSERTF128 $0x01, (R9)(DI*1), Y3, Y3
+	VUNPCKLPS   Y1, Y0, Y4
+	VUNPCKHPS   Y1, Y0, Y5
+	VUNPCKLPS   Y3, Y2, Y6
+	VUNPCKHPS   Y3, Y2, Y7
+	VUNPCKLPD   Y6, Y4, Y8
+	VUNPCKHPD   Y6, Y4, Y4
+	VUNPCKLPD   Y7, Y5, Y6
+	VUNPCKHPD   Y7, Y5, Y5
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y4, (DX)(SI*1)
+	VMOVUPS     Y6, (DX)(SI*2)
+	VMOVUPS     Y5, (DX)(R8*1)
+	LEAQ        (DX)(SI*4), DX
+	VMOVUPS     16(CX), X9
+	VINSERTF128 $0x01, 16(R9), Y9, Y9
+	VMOVUPS     16(CX)(BX*1), X10
+	VINSERTF128 $0x01, 16(R9)(BX*1), Y10, Y10
+	VMOVUPS     16(CX)(BX*2), X11
+	VINSERTF128 $0x01, 16(R9)(BX*2), Y11, Y11
+	VMOVUPS     16(CX)(DI*1), X12
+	VINSERTF128 $0x01, 16(R9)(DI*1), Y12, Y12
+	VUNPCKLPS   Y10, Y9, Y4
+	VUNPCKHPS   Y10, Y9, Y5
+	VUNPCKLPS   Y12, Y11, Y6
+	VUNPCKHPS   Y12, Y11, Y7
+	VUNPCKLPD   Y6, Y4, Y8
+	VUNPCKHPD   Y6, Y4, Y4
+	VUNPCKLPD   Y7, Y5, Y6
+	VUNPCKHPD   Y7, Y5, Y5
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y4, (DX)(SI*1)
+	VMOVUPS     Y6, (DX)(SI*2)
+	VMOVUPS     Y5, (DX)(R8*1)
+	LEAQ        (DX)(SI*4), DX
+	ADDQ        $0x20, CX
+	ADDQ        $0x20, R9
+	DECQ        AX
+	JNZ         block
+	VZEROUPPER
+	RET
+
 // func tapsx8(k int, off *uint32, w *float32, n int, x *float32, y *float32, ends *float32)
 // Requires: AVX, FMA3
 TEXT ·tapsx8(SB), NOSPLIT, $0-56
@@ -119,24 +4133,6 @@ restEnd:
 done:
 	VZEROUPPER
 	RET
-
-DATA tailMask<>+0(SB)/4, $0xffffffff
-DATA tailMask<>+4(SB)/4, $0xffffffff
-DATA tailMask<>+8(SB)/4, $0xffffffff
-DATA tailMask<>+12(SB)/4, $0xffffffff
-DATA tailMask<>+16(SB)/4, $0xffffffff
-DATA tailMask<>+20(SB)/4, $0xffffffff
-DATA tailMask<>+24(SB)/4, $0xffffffff
-DATA tailMask<>+28(SB)/4, $0xffffffff
-DATA tailMask<>+32(SB)/4, $0x00000000
-DATA tailMask<>+36(SB)/4, $0x00000000
-DATA tailMask<>+40(SB)/4, $0x00000000
-DATA tailMask<>+44(SB)/4, $0x00000000
-DATA tailMask<>+48(SB)/4, $0x00000000
-DATA tailMask<>+52(SB)/4, $0x00000000
-DATA tailMask<>+56(SB)/4, $0x00000000
-DATA tailMask<>+60(SB)/4, $0x00000000
-GLOBL tailMask<>(SB), RODATA|NOPTR, $64
 
 // func depthwise3s1x8(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int)
 // Requires: AVX, CMOV, FMA3

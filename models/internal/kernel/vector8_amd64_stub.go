@@ -4,6 +4,216 @@
 
 package kernel
 
+// clipx8 computes y[i] = min(max(x[i], alpha), beta), x[i] when it is NaN, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func clipx8(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// leakyx8 computes y[i] = x[i], times alpha where the sign bit is set, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func leakyx8(n int, x *float32, y *float32, alpha float32)
+
+// linearx8 computes y[i] = alpha*x[i] + beta for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func linearx8(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// standardx8 computes y[i] = (x[i] - alpha) * beta for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func standardx8(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// hardSigmoidx8 computes y[i] = min(max(alpha*x[i]+beta, 0), 1) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func hardSigmoidx8(n int, x *float32, y *float32, alpha float32, beta float32)
+
+// hardSwishx8 computes y[i] = x[i] * min(max(x[i]/6+0.5, 0), 1) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func hardSwishx8(n int, x *float32, y *float32)
+
+// elux8 computes y[i] = x[i], or alpha*(exp(x[i])-1) where the sign bit is set, for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func elux8(n int, x *float32, y *float32, alpha float32)
+
+// absx8 computes y[i] = |x[i]| for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func absx8(n int, x *float32, y *float32)
+
+// negx8 computes y[i] = -x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func negx8(n int, x *float32, y *float32)
+
+// sqrtx8 computes y[i] = the square root of x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func sqrtx8(n int, x *float32, y *float32)
+
+// reciprocalx8 computes y[i] = 1 / x[i] for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func reciprocalx8(n int, x *float32, y *float32)
+
+// expx8 computes y[i] = exp(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func expx8(n int, x *float32, y *float32)
+
+// sigmoidx8 computes y[i] = 1 / (1 + exp(-x[i])) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func sigmoidx8(n int, x *float32, y *float32)
+
+// tanhx8 computes y[i] = tanh(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func tanhx8(n int, x *float32, y *float32)
+
+// erfx8 computes y[i] = erf(x[i]) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func erfx8(n int, x *float32, y *float32)
+
+// silux8 computes y[i] = x[i] / (1 + exp(-x[i])) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func silux8(n int, x *float32, y *float32)
+
+// gelux8 computes y[i] = x[i]/2 * (1 + erf(x[i]/sqrt(2))) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func gelux8(n int, x *float32, y *float32)
+
+// geluTanhx8 computes y[i] = x[i]/2 * (1 + tanh(sqrt(2/pi)*(x[i]+0.044715*x[i]^3))) for i < n, in package kernel's steps. y may be x.
+//
+//go:noescape
+func geluTanhx8(n int, x *float32, y *float32)
+
+// addVVx8 computes z[i] = x[i] + y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func addVVx8(n int, x *float32, y *float32, z *float32)
+
+// addVSx8 computes z[i] = x[i] + s for i < n. z may be x or y.
+//
+//go:noescape
+func addVSx8(n int, x *float32, z *float32, s float32)
+
+// subVVx8 computes z[i] = x[i] - y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func subVVx8(n int, x *float32, y *float32, z *float32)
+
+// subVSx8 computes z[i] = x[i] - s for i < n. z may be x or y.
+//
+//go:noescape
+func subVSx8(n int, x *float32, z *float32, s float32)
+
+// subSVx8 computes z[i] = s - x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func subSVx8(n int, x *float32, z *float32, s float32)
+
+// mulVVx8 computes z[i] = x[i] * y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func mulVVx8(n int, x *float32, y *float32, z *float32)
+
+// mulVSx8 computes z[i] = x[i] * s for i < n. z may be x or y.
+//
+//go:noescape
+func mulVSx8(n int, x *float32, z *float32, s float32)
+
+// divVVx8 computes z[i] = x[i] / y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func divVVx8(n int, x *float32, y *float32, z *float32)
+
+// divVSx8 computes z[i] = x[i] / s for i < n. z may be x or y.
+//
+//go:noescape
+func divVSx8(n int, x *float32, z *float32, s float32)
+
+// divSVx8 computes z[i] = s / x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func divSVx8(n int, x *float32, z *float32, s float32)
+
+// maxVVx8 computes z[i] = x[i] or, if greater, y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func maxVVx8(n int, x *float32, y *float32, z *float32)
+
+// maxVSx8 computes z[i] = x[i] or, if greater, s for i < n. z may be x or y.
+//
+//go:noescape
+func maxVSx8(n int, x *float32, z *float32, s float32)
+
+// maxSVx8 computes z[i] = s or, if greater, x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func maxSVx8(n int, x *float32, z *float32, s float32)
+
+// minVVx8 computes z[i] = x[i] or, if less, y[i] for i < n. z may be x or y.
+//
+//go:noescape
+func minVVx8(n int, x *float32, y *float32, z *float32)
+
+// minVSx8 computes z[i] = x[i] or, if less, s for i < n. z may be x or y.
+//
+//go:noescape
+func minVSx8(n int, x *float32, z *float32, s float32)
+
+// minSVx8 computes z[i] = s or, if less, x[i] for i < n. z may be x or y.
+//
+//go:noescape
+func minSVx8(n int, x *float32, z *float32, s float32)
+
+// sumx8 returns the sum of n elements, added up in the order of package kernel's sum.
+//
+//go:noescape
+func sumx8(n int, x *float32) (s float32)
+
+// squaresx8 returns the sum of the squares of x[i] - mean, i < n, added up like sum.
+//
+//go:noescape
+func squaresx8(n int, x *float32, mean float32) (s float32)
+
+// expSumx8 computes y[i] = exp(x[i] - top), i < n, and returns their sum, added up in 16 parts. y may be x.
+//
+//go:noescape
+func expSumx8(n int, x *float32, y *float32, top float32) (s float32)
+
+// highestx8 returns the greatest of n elements, NaN when one is, minus infinity when there are none.
+//
+//go:noescape
+func highestx8(n int, x *float32) (s float32)
+
+// scalex8 computes y[i] = (x[i]-mean)*inverse*scale[i] for i < n. y may be x.
+//
+//go:noescape
+func scalex8(n int, x *float32, y *float32, scale *float32, mean float32, inverse float32)
+
+// scaleShiftx8 computes y[i] = (x[i]-mean)*inverse*scale[i] + shift[i] for i < n. y may be x.
+//
+//go:noescape
+func scaleShiftx8(n int, x *float32, y *float32, scale *float32, shift *float32, mean float32, inverse float32)
+
+// unzipx8 computes even[i] = x[2*i], odd[i] = x[2*i+1] for i < blocks times the lanes. blocks must be at least 1.
+//
+//go:noescape
+func unzipx8(blocks int, x *float32, even *float32, odd *float32)
+
+// turnx8 computes y[i*ldy+j] = x[j*ldx+i] for j < 8 and i < 8*blocks. blocks must be at least 1.
+//
+//go:noescape
+func turnx8(blocks int, x *float32, ldx int, y *float32, ldy int)
+
 // tapsx8 computes y[j] = clip(ends[0] + sum over p < k of w[p]*x[off[p]+j]) for j < n, where clip limits to ends[1] and ends[2].
 // p ascends, with fused multiply-adds.
 //

@@ -140,16 +140,17 @@ func (d depthwise) write() {
 	s.step(d.last())
 	done := s.acc[0] // the sums have moved by one
 	d.clip(done, Mem{Base: s.ends, Disp: 4}, Mem{Base: s.ends, Disp: 8})
-	if d.wide() {
-		d.maskStore(done, Mem{Base: y}, store)
-	} else {
+	{
 		full := Load(Param("full"), GP64())
 		TESTQ(full, full)
 		JZ(LabelRef("some"))
 		VMOVUPS(done, Mem{Base: y})
 		JMP(LabelRef("stored"))
 		Label("some")
-		d.maskStore(done, Mem{Base: y}, d.loadMask(masks, d.loads()))
+		if !d.wide() {
+			store = d.loadMask(masks, d.loads())
+		}
+		d.maskStore(done, Mem{Base: y}, store)
 		Label("stored")
 	}
 	ADDQ(ldy, y)

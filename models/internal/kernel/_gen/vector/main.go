@@ -25,6 +25,14 @@ func main() {
 	}
 	ConstraintExpr("amd64,!noasm")
 	u := unit{lanes: *n}
+	u.functions()
+	u.pairs()
+	u.reductions()
+	u.normalize()
+	u.unzip()
+	if *n == 8 {
+		u.transpose()
+	}
 	u.taps()
 	for _, d := range []depthwise{{u, 3, 1}, {u, 3, 2}, {u, 5, 1}, {u, 5, 2}} {
 		d.write()
