@@ -95,7 +95,7 @@ func (g *Window) columnwise() bool {
 }
 
 // plan prepares for images of one channel.
-func (p *depthwisePlan) plan(w *Workspace, g *Window, lv vector) {
+func (p *depthwisePlan) plan(w *Workspace, g *Window, lv vectorLevel) {
 	if p.lined = lv.lanes() == 0 || !g.columnwise(); p.lined {
 		p.line = newShift(g)
 		w.off = grow(w.off, g.KH*g.KW)
@@ -162,7 +162,7 @@ func laneMask(list []uint32, lo, hi, lanes int) []uint32 {
 }
 
 // columns computes one channel.
-func (p *depthwisePlan) columns(g *Window, lv vector, img, weights, dst []float32) {
+func (p *depthwisePlan) columns(g *Window, lv vectorLevel, img, weights, dst []float32) {
 	lanes, ow := lv.lanes(), g.OutW()
 	perBlock := len(p.masks) / ((ow + lanes - 1) / lanes)
 	c := &p.column
@@ -174,7 +174,7 @@ func (p *depthwisePlan) columns(g *Window, lv vector, img, weights, dst []float3
 }
 
 // depthwiseLine computes one channel as one long line.
-func (w *Workspace) depthwiseLine(g *Window, lv vector, img, weights, dst []float32) {
+func (w *Workspace) depthwiseLine(g *Window, lv vectorLevel, img, weights, dst []float32) {
 	s, oh, ow := &w.depth.line, g.OutH(), g.OutW()
 	if s.staged {
 		staged := w.image[:s.planes*s.h*s.w]

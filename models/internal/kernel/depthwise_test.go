@@ -104,7 +104,7 @@ func TestDepthwiseAddsInOneOrder(t *testing.T) {
 }
 
 // lined is a level whose convolutions go along lines only.
-type lined struct{ vector }
+type lined struct{ vectorLevel }
 
 func (lined) lanes() int { return 0 }
 

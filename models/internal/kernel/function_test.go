@@ -231,6 +231,9 @@ func TestReductionsAtEveryLength(t *testing.T) {
 			ref.LogSoftmax(want, x)
 			w.LogSoftmax(y, x)
 			equal(t, what+": log softmax", y, want)
+			copy(y, x)
+			w.LogSoftmax(y, y)
+			equal(t, what+": log softmax in place", y, want)
 			for _, shift := range [][]float32{nil, x} {
 				ref.Normalize(want, x, 0.5, 2, scale, shift)
 				w.Normalize(y, x, 0.5, 2, scale, shift)

@@ -31,8 +31,9 @@ type Workspace struct {
 	off              []uint32
 	plan             winogradPlan
 
-	vector vector
+	vector vectorLevel
 	depth  depthwisePlan
+	pool   poolSpace
 }
 
 func (w *Workspace) use() level {

@@ -153,15 +153,19 @@ func (w *Workspace) Softmax(y, x []float32) {
 	w.ZipScalar(Mul, y[:len(x)], y[:len(x)], float32(1/sum))
 }
 
-// LogSoftmax computes the logarithms of Softmax. y may not be x.
+// LogSoftmax computes the logarithms of Softmax. y may be x.
 func (w *Workspace) LogSoftmax(y, x []float32) {
 	if len(x) == 0 {
 		return
 	}
-	top := w.Highest(x)
-	base := math.Log(w.expSum(y, x, top))
-	w.ZipScalar(Sub, y[:len(x)], x, top)
-	w.ZipScalar(Sub, y[:len(x)], y[:len(x)], float32(base))
+	y = y[:len(x)]
+	w.ZipScalar(Sub, y, x, w.Highest(x))
+	sum := 0.0
+	for at := 0; at < len(y); at += sumBlock {
+		n := min(len(y)-at, sumBlock)
+		sum += w.expSum(space(&w.out, n), y[at:][:n], 0)
+	}
+	w.ZipScalar(Sub, y, y, float32(math.Log(sum)))
 }
 
 // expSum computes y[i] = exp(x[i]-top) and returns their sum. Within blocks, element i belongs to partial sum i modulo 16.

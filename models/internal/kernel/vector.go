@@ -1,9 +1,9 @@
 package kernel
 
-// vector is one implementation of the loops beside the products: those that walk along vectors. Every slice is at least as long as said,
+// vectorLevel is one implementation of the loops beside the products: those that walk along vectors. Every slice is at least as long as said,
 // and nothing behind that length is touched. An element's value depends neither on its place nor on the length, and where no sum of
 // products is involved the implementations agree in every bit.
-type vector interface {
+type vectorLevel interface {
 	name() string
 	lanes() int // float32 in a register; 0 when there is no depthwise
 	// taps computes y[j] = end.clip(end.bias + sum over p of weights[p]*x[off[p]+j]) for j < n, p ascending.
@@ -25,14 +25,14 @@ type vector interface {
 }
 
 // vectors lists what this processor can run, the best last.
-func vectors() []vector { return append([]vector{portable{}}, simdVectors()...) }
+func vectors() []vectorLevel { return append([]vectorLevel{portable{}}, simdVectors()...) }
 
-func bestVector() vector {
+func bestVector() vectorLevel {
 	v := vectors()
 	return v[len(v)-1]
 }
 
-func (w *Workspace) vectors() vector {
+func (w *Workspace) vectors() vectorLevel {
 	if w.vector == nil {
 		w.vector = bestVector()
 	}

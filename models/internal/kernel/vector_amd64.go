@@ -6,8 +6,8 @@ import "golang.org/x/sys/cpu"
 
 // simdVectors lists the vector levels in assembly that this processor can run, the best last. GODEBUG=cpu.avx2=off and the like are
 // honoured.
-func simdVectors() []vector {
-	var list []vector
+func simdVectors() []vectorLevel {
+	var list []vectorLevel
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		list = append(list, vector8{})
 		if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512BW {

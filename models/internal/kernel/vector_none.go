@@ -3,4 +3,4 @@
 package kernel
 
 // simdVectors lists the vector levels in assembly: none on this platform.
-func simdVectors() []vector { return nil }
+func simdVectors() []vectorLevel { return nil }

@@ -516,5 +516,5 @@ func (b *blocks) Run(s *Scratch, in, out []*Tensor) {
 	for i, p := range b.perm {
 		step[i], shape[i] = from[p], dims[p]
 	}
-	pick(&Tensor{DType: out[0].DType, Shape: shape, F: out[0].F, I: out[0].I}, in[0], step, index, 0)
+	pick(&Tensor{DType: out[0].DType, Shape: shape, F: out[0].F, I: out[0].I}, in[0], shape, step, index, 0)
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 
+	"idunno/models/internal/kernel"
 	"idunno/models/onnx"
 )
 
@@ -22,19 +24,19 @@ func elementTable() map[string]spec {
 		"BitwiseAnd": arithmetic(nil, func(x, y int64) int64 { return x & y }),
 		"BitwiseOr":  arithmetic(nil, func(x, y int64) int64 { return x | y }),
 		"BitwiseXor": arithmetic(nil, func(x, y int64) int64 { return x ^ y }),
-		"Sum":        variadic(add[float32], add[int64], false),
-		"Mean":       variadic(add[float32], nil, true),
-		"Max":        variadic(func(x, y float32) float32 { return max(x, y) }, func(x, y int64) int64 { return max(x, y) }, false),
-		"Min":        variadic(func(x, y float32) float32 { return min(x, y) }, func(x, y int64) int64 { return min(x, y) }, false),
+		"Sum":        variadic(kernel.Add, add[float32], add[int64], false),
+		"Mean":       variadic(kernel.Add, add[float32], nil, true),
+		"Max":        variadic(kernel.Max, func(x, y float32) float32 { return max(x, y) }, func(x, y int64) int64 { return max(x, y) }, false),
+		"Min":        variadic(kernel.Min, func(x, y float32) float32 { return min(x, y) }, func(x, y int64) int64 { return min(x, y) }, false),
 		"Not":        {since: 1, in: 1, max: 1, outs: 1, build: plain(&not{})},
 		"And":        logic(func(x, y int64) int64 { return x & y }),
 		"Or":         logic(func(x, y int64) int64 { return x | y }),
 		"Xor":        logic(func(x, y int64) int64 { return x ^ y }),
 		"PRelu":      {since: 1, in: 2, max: 2, outs: 1, build: buildPRelu},
-		"Add":        arithmetic(add[float32], add[int64]),
-		"Sub":        arithmetic(func(x, y float32) float32 { return x - y }, func(x, y int64) int64 { return x - y }),
-		"Mul":        arithmetic(func(x, y float32) float32 { return x * y }, func(x, y int64) int64 { return x * y }),
-		"Div":        arithmetic(func(x, y float32) float32 { return x / y }, divide),
+		"Add":        vectorized(kernel.Add, add[float32], add[int64]),
+		"Sub":        vectorized(kernel.Sub, func(x, y float32) float32 { return x - y }, func(x, y int64) int64 { return x - y }),
+		"Mul":        vectorized(kernel.Mul, func(x, y float32) float32 { return x * y }, func(x, y int64) int64 { return x * y }),
+		"Div":        vectorized(kernel.Div, func(x, y float32) float32 { return x / y }, divide),
 		"Pow":        {since: 1, in: 2, max: 2, outs: 1, build: buildPow},
 		"Equal":      comparison(func(x, y float32) bool { return x == y }, func(x, y int64) bool { return x == y }),
 		"Less":       comparison(func(x, y float32) bool { return x < y }, func(x, y int64) bool { return x < y }),
@@ -48,7 +50,7 @@ func elementTable() map[string]spec {
 	for name, f := range functions {
 		t[name] = spec{since: 1, in: 1, max: 1, outs: 1, build: func(_ *Node, a *attrs) (Op, error) {
 			a.ignore("consumed_inputs")
-			return &unary{f: f(a), whole: wholes(name)}, nil
+			return &unary{f: f(a), whole: wholes(name), act: activationOf(name, a)}, nil
 		}}
 	}
 	return t
@@ -83,6 +85,16 @@ type binary struct {
 	compare bool // the result is a truth value
 	old     bool // the one-sided broadcasting of opset 6
 	axis    int64
+	vector  bool            // the function of floats is op
+	op      kernel.BinaryOp // only with vector
+	slope   bool            // the second operand is the slope of negative numbers
+}
+
+// vectorized is arithmetic whose function of floats package kernel has.
+func vectorized(op kernel.BinaryOp, f func(x, y float32) float32, i func(x, y int64) int64) spec {
+	return spec{since: 1, in: 2, max: 2, outs: 1, build: func(n *Node, a *attrs) (Op, error) {
+		return withOldBroadcast(&binary{float: f, int: i, vector: true, op: op}, n, a), nil
+	}}
 }
 
 func arithmetic(f func(x, y float32) float32, i func(x, y int64) int64) spec {
@@ -108,7 +120,7 @@ func buildPow(n *Node, a *attrs) (Op, error) {
 
 // buildPRelu: before opset 7 the slopes belong to the channels, dimension 1.
 func buildPRelu(n *Node, a *attrs) (Op, error) {
-	b := withOldBroadcast(&binary{float: prelu}, n, a)
+	b := withOldBroadcast(&binary{float: prelu, slope: true}, n, a)
 	if n.Opset < 7 {
 		b.old, b.axis = true, 1
 	}
@@ -211,21 +223,26 @@ func (b *binary) Cost(_ []*Tensor, out []Spec) (int64, int64) { return int64(vol
 func (b *binary) Run(s *Scratch, in, out []*Tensor) {
 	x, y, z := in[0], in[1], out[0]
 	n := len(z.Shape)
-	if n == 0 {
-		b.row(x, y, z, 0, 0, 0, 0, 0, 1)
-		return
-	}
-	work := s.ints(3 * n)
-	sx, sy, index := work[:n], work[n:2*n], work[2*n:]
+	work := s.ints(4 * n)
+	shape, sx, sy, index := work[:n], work[n:2*n], work[2*n:3*n], work[3*n:]
+	copy(shape, z.Shape)
 	strides(sx, x.Shape, z.Shape)
 	strides(sy, b.second(in), z.Shape)
-	width := z.Shape[n-1]
-	rows(z.Shape, sx, sy, index, func(row, ax, ay int) {
-		b.row(x, y, z, row*width, ax, ay, sx[n-1], sy[n-1], width)
+	shape, sx, sy = merge(shape, sx, sy)
+	if n = len(shape); n == 0 {
+		b.row(s, x, y, z, 0, 0, 0, 0, 0, 1)
+		return
+	}
+	width := shape[n-1]
+	rows(shape, sx, sy, index[:n], func(row, ax, ay int) {
+		b.row(s, x, y, z, row*width, ax, ay, sx[n-1], sy[n-1], width)
 	})
 }
 
-func (b *binary) row(x, y, z *Tensor, at, ax, ay, sx, sy, width int) {
+func (b *binary) row(s *Scratch, x, y, z *Tensor, at, ax, ay, sx, sy, width int) {
+	if (b.vector || b.slope || b.mixed) && x.F != nil && y.F != nil && b.vectorRow(s, x.F[ax:], y.F[ay:], z.F[at:][:width], sx, sy) {
+		return
+	}
 	switch {
 	case b.mixed:
 		for i := range width {
@@ -265,8 +282,8 @@ type fold struct {
 	mean bool
 }
 
-func variadic(f func(x, y float32) float32, i func(x, y int64) int64, mean bool) spec {
-	return spec{since: 6, in: 1, max: many, outs: 1, build: plain(&fold{binary{float: f, int: i}, mean})}
+func variadic(op kernel.BinaryOp, f func(x, y float32) float32, i func(x, y int64) int64, mean bool) spec {
+	return spec{since: 6, in: 1, max: many, outs: 1, build: plain(&fold{binary{float: f, int: i, vector: true, op: op}, mean})}
 }
 
 func (v *fold) Shape(in []*Tensor, out []Spec) error {
@@ -286,14 +303,17 @@ func (v *fold) Shape(in []*Tensor, out []Spec) error {
 
 func (v *fold) Run(s *Scratch, in, out []*Tensor) {
 	z := out[0]
-	first := binary{float: func(_, y float32) float32 { return y }, int: func(_, y int64) int64 { return y }}
-	first.Run(s, []*Tensor{z, in[0]}, out)
+	if slices.Equal(in[0].Shape, z.Shape) {
+		copy(z.F, in[0].F)
+		copy(z.I, in[0].I)
+	} else {
+		first := binary{float: func(_, y float32) float32 { return y }, int: func(_, y int64) int64 { return y }}
+		first.Run(s, []*Tensor{z, in[0]}, out)
+	}
 	for _, t := range in[1:] {
 		v.binary.Run(s, []*Tensor{z, t}, out)
 	}
 	if v.mean {
-		for i := range z.F {
-			z.F[i] /= float32(len(in))
-		}
+		s.Gemm.ZipScalar(kernel.Div, z.F, z.F, float32(len(in)))
 	}
 }

@@ -3,6 +3,8 @@ package ops
 import (
 	"fmt"
 	"math"
+
+	"idunno/models/internal/kernel"
 )
 
 // reducer folds numbers in double precision: step adds one, end turns the sum over n into the result. whole is the same for integers, nil
@@ -50,6 +52,7 @@ func logAdd(s, x float64) float64 {
 // reduce folds over some axes or all.
 type reduce struct {
 	reducer
+	name string
 	axes axesSource
 	keep bool
 	noop bool // no axes means no reduction instead of all axes
@@ -115,7 +118,10 @@ func (r *reduce) Run(s *Scratch, in, out []*Tensor) {
 		trailing = trailing && !reduced
 	}
 	if trailing && x.DType.IsFloat() {
-		r.rows(x.F, y.F)
+		r.rows(s, x.F, y.F)
+		return
+	}
+	if r.columns(s, x, y, &m) {
 		return
 	}
 	work := s.ints(2 * n)
@@ -152,13 +158,72 @@ func (r *reduce) Run(s *Scratch, in, out []*Tensor) {
 }
 
 // rows reduces each row of x to one number.
-func (r *reduce) rows(x, y []float32) {
+func (r *reduce) rows(s *Scratch, x, y []float32) {
 	width := len(x) / max(len(y), 1)
 	for i := range y {
+		row := x[i*width:][:width]
+		switch r.name {
+		case "ReduceSum", "ReduceMean", "ReduceLogSum":
+			y[i] = float32(r.end(s.Gemm.Sum(row), float64(width)))
+			continue
+		case "ReduceSumSquare", "ReduceL2":
+			y[i] = float32(r.end(s.Gemm.Squares(row, 0), float64(width)))
+			continue
+		case "ReduceMax":
+			y[i] = s.Gemm.Highest(row)
+			continue
+		}
 		sum := r.start
-		for _, v := range x[i*width:][:width] {
+		for _, v := range row {
 			sum = r.step(sum, float64(v))
 		}
 		y[i] = float32(r.end(sum, float64(width)))
 	}
+}
+
+// maxColumn is how many numbers are added one after the other in single precision.
+const maxColumn = 4096
+
+// columns reduces over neighbouring axes that are followed by others, as vectors, and reports whether it could.
+func (r *reduce) columns(s *Scratch, x, y *Tensor, m *[maxRank]bool) bool {
+	op := kernel.Add
+	switch r.name {
+	case "ReduceSum", "ReduceMean":
+	case "ReduceMax":
+		op = kernel.Max
+	case "ReduceMin":
+		op = kernel.Min
+	default:
+		return false
+	}
+	first, last := -1, -1
+	for i := range x.Shape {
+		if m[i] {
+			if last >= 0 && last != i-1 {
+				return false
+			}
+			if first < 0 {
+				first = i
+			}
+			last = i
+		}
+	}
+	if first < 0 || !x.DType.IsFloat() {
+		return false
+	}
+	outer, n, inner := volume(x.Shape[:first]), volume(x.Shape[first:last+1]), volume(x.Shape[last+1:])
+	if n == 0 || n > maxColumn || inner < 4 {
+		return false
+	}
+	for o := range outer {
+		from, to := x.F[o*n*inner:][:n*inner], y.F[o*inner:][:inner]
+		copy(to, from)
+		for i := 1; i < n; i++ {
+			s.Gemm.Zip(op, to, to, from[i*inner:][:inner])
+		}
+	}
+	if r.name == "ReduceMean" {
+		s.Gemm.ZipScalar(kernel.Div, y.F, y.F, float32(n))
+	}
+	return true
 }

@@ -251,23 +251,61 @@ func (t *transpose) Shape(in []*Tensor, out []Spec) error {
 }
 
 func (t *transpose) Run(s *Scratch, in, out []*Tensor) {
-	shape := in[0].Shape
-	n := len(shape)
-	work := s.ints(3 * n)
-	step, from, index := work[:n], work[n:2*n], work[2*n:]
+	n := len(in[0].Shape)
+	work := s.ints(4*n + 1)
+	shape, step, from, index := work[:n], work[n:2*n], work[2*n:3*n], work[3*n:]
 	for i, p := n-1, 1; i >= 0; i-- {
 		from[i] = p
-		p *= shape[i]
+		p *= in[0].Shape[i]
 	}
 	for i := range n {
-		step[i] = from[t.at(i, n)]
+		shape[i], step[i] = out[0].Shape[i], from[t.at(i, n)]
 	}
-	pick(out[0], in[0], step, index, 0)
+	shape, step, _ = merge(shape, step, step)
+	n = len(shape)
+	if n > 1 && step[n-1] > 1 && out[0].F != nil {
+		t.blocks(s, in[0].F, out[0].F, shape, step, index[:n])
+		return
+	}
+	pick(out[0], in[0], shape, step, index[:n], 0)
 }
 
-// pick fills dst, in row-major order, with the elements of src at base plus the index times step. index holds zeros.
-func pick(dst, src *Tensor, step, index []int, base int) {
-	n := len(dst.Shape)
+// blocks transposes the dimension that comes last in x with the one that comes last in y, for all places in the other dimensions.
+func (t *transpose) blocks(s *Scratch, x, y []float32, shape, step, index []int) {
+	n := len(shape)
+	last, ldy := 0, 1 // the dimension of y that comes last in x, and its step in y
+	for step[last] != 1 {
+		last++
+	}
+	for _, d := range shape[last+1:] {
+		ldy *= d
+	}
+	rows, cols := shape[n-1], shape[last]
+	for {
+		from, to := 0, 0
+		for d, i := range index {
+			from, to = from+i*step[d], to*shape[d]+i
+		}
+		s.Gemm.Transpose(y[to:], ldy, x[from:], step[n-1], rows, cols)
+		d := n - 2
+		for ; d >= 0; d-- {
+			if d == last {
+				continue
+			}
+			if index[d]++; index[d] < shape[d] {
+				break
+			}
+			index[d] = 0
+		}
+		if d < 0 {
+			return
+		}
+	}
+}
+
+// pick fills dst, in row-major order of shape, with the elements of src at base plus the index times step. index holds zeros.
+func pick(dst, src *Tensor, shape, step, index []int, base int) {
+	n := len(shape)
 	if n == 0 {
 		if dst.F != nil {
 			dst.F[0] = src.F[base]
@@ -276,8 +314,8 @@ func pick(dst, src *Tensor, step, index []int, base int) {
 		}
 		return
 	}
-	width, last := dst.Shape[n-1], step[n-1]
-	rows(dst.Shape, step, step, index, func(row, a, _ int) {
+	width, last := shape[n-1], step[n-1]
+	rows(shape, step, step, index, func(row, a, _ int) {
 		a += base
 		if dst.F != nil {
 			line := dst.F[row*width:][:width]

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"idunno/models/internal/kernel"
 )
 
 // normTable lists the operators that normalize by statistics of their input.
@@ -16,20 +18,6 @@ func normTable() map[string]spec {
 		"LRN":                       {since: 1, in: 1, max: 1, outs: 1, build: buildLRN},
 		"LpNormalization":           {since: 1, in: 1, max: 1, outs: 1, build: buildLpNorm},
 	}
-}
-
-// moments returns the mean of x and 1/sqrt(variance + epsilon).
-func moments(x []float32, epsilon float32) (mean, inverse float64) {
-	for _, v := range x {
-		mean += float64(v)
-	}
-	mean /= float64(max(len(x), 1))
-	sum := 0.0
-	for _, v := range x {
-		d := float64(v) - mean
-		sum += d * d
-	}
-	return mean, 1 / math.Sqrt(sum/float64(max(len(x), 1))+float64(epsilon))
 }
 
 // layerNorm normalizes over all dimensions from an axis on.
@@ -77,7 +65,7 @@ func significant(shape []int) []int {
 
 func (l *layerNorm) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 6 * int64(in[0].Len()), 0 }
 
-func (l *layerNorm) Run(_ *Scratch, in, out []*Tensor) {
+func (l *layerNorm) Run(s *Scratch, in, out []*Tensor) {
 	axis, _ := axisOf(l.axis, len(in[0].Shape))
 	n := volume(in[0].Shape[axis:])
 	scale := in[1].F
@@ -87,18 +75,13 @@ func (l *layerNorm) Run(_ *Scratch, in, out []*Tensor) {
 	}
 	for o := range volume(in[0].Shape[:axis]) {
 		x, y := in[0].F[o*n:][:n], out[0].F[o*n:][:n]
-		mean, inverse := moments(x, l.epsilon)
-		for i, v := range x {
-			y[i] = float32((float64(v)-mean)*inverse) * scale[i]
-		}
-		for i, b := range bias {
-			y[i] += b
-		}
+		mean, inverse := s.Gemm.Moments(x, l.epsilon)
+		s.Gemm.Normalize(y, x, mean, inverse, scale, bias)
 		if len(out) > 1 {
-			out[1].F[o] = float32(mean)
+			out[1].F[o] = mean
 		}
 		if len(out) > 2 {
-			out[2].F[o] = float32(inverse)
+			out[2].F[o] = inverse
 		}
 	}
 }
@@ -145,7 +128,7 @@ func (g *groupNorm) Shape(in []*Tensor, out []Spec) error {
 
 func (g *groupNorm) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 6 * int64(in[0].Len()), 0 }
 
-func (g *groupNorm) Run(_ *Scratch, in, out []*Tensor) {
+func (g *groupNorm) Run(s *Scratch, in, out []*Tensor) {
 	channels, size := in[0].Shape[1], volume(in[0].Shape[2:])
 	groups := g.groups
 	if groups == 0 {
@@ -157,14 +140,13 @@ func (g *groupNorm) Run(_ *Scratch, in, out []*Tensor) {
 	per := channels / groups
 	n := per * size
 	for o := range in[0].Shape[0] * groups {
-		mean, inverse := moments(in[0].F[o*n:][:n], g.epsilon)
+		mean, inverse := s.Gemm.Moments(in[0].F[o*n:][:n], g.epsilon)
 		for c := range per {
 			channel := o%groups*per + c
 			scale, bias := in[1].F[channel], in[2].F[channel]
 			x, y := in[0].F[o*n+c*size:][:size], out[0].F[o*n+c*size:][:size]
-			for i, v := range x {
-				y[i] = float32((float64(v)-mean)*inverse)*scale + bias
-			}
+			s.Gemm.Apply(kernel.Activation{Func: kernel.Standard, Alpha: mean, Beta: inverse}, y, x)
+			s.Gemm.Apply(kernel.Activation{Func: kernel.Linear, Alpha: scale, Beta: bias}, y, y)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"idunno/models/internal/kernel"
 	"idunno/models/onnx"
 )
 
@@ -22,7 +23,7 @@ func reduceTable() map[string]spec {
 		}
 		t[name] = spec{since: 1, in: 1, max: 2, outs: 1, build: func(n *Node, a *attrs) (Op, error) {
 			return &reduce{
-				reducer: r, axes: a.axes(since, 1), keep: a.int("keepdims", 1) != 0,
+				reducer: r, name: name, axes: a.axes(since, 1), keep: a.int("keepdims", 1) != 0,
 				noop: n.Opset >= since && a.int("noop_with_empty_axes", 0) != 0,
 			}, nil
 		}}
@@ -61,50 +62,75 @@ func (s *softmax) Shape(in []*Tensor, out []Spec) error {
 	return needFloat(in, 0)
 }
 
-func (s *softmax) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 4 * int64(in[0].Len()), 0 }
+func (s *softmax) Cost(in []*Tensor, _ []Spec) (int64, int64) {
+	scratch := int64(0)
+	if _, _, inner := s.split(in[0].Shape); inner > 1 {
+		scratch = 3 * int64(inner)
+	}
+	return 4 * int64(in[0].Len()), scratch
+}
 
-func (s *softmax) Run(_ *Scratch, in, out []*Tensor) {
-	shape := in[0].Shape
+// split is where the shape is cut.
+func (s *softmax) split(shape []int) (outer, n, inner int) {
 	axis := int(s.axis)
 	if axis < 0 {
 		axis += len(shape)
 	}
-	outer, n, inner := volume(shape[:axis]), 1, 1
 	if s.old {
-		n = volume(shape[axis:])
-	} else {
-		_, n, inner = split(shape, axis)
+		return volume(shape[:axis]), volume(shape[axis:]), 1
 	}
+	return split(shape, axis)
+}
+
+func (s *softmax) Run(sc *Scratch, in, out []*Tensor) {
+	outer, n, inner := s.split(in[0].Shape)
 	for o := range outer {
-		for i := range inner {
-			at := o*n*inner + i
-			s.line(in[0].F[at:], out[0].F[at:], n, inner)
+		x, y := in[0].F[o*n*inner:][:n*inner], out[0].F[o*n*inner:][:n*inner]
+		switch {
+		case inner > 1:
+			s.columns(sc, x, y, inner)
+		case s.log:
+			sc.Gemm.LogSoftmax(y, x)
+		default:
+			sc.Gemm.Softmax(y, x)
 		}
 	}
 }
 
-// line normalizes n elements with a step, from the largest down so that nothing overflows.
-func (s *softmax) line(x, y []float32, n, step int) {
-	top := float32(math.Inf(-1))
-	for i := range n {
-		top = max(top, x[i*step])
-	}
-	var sum float64
-	for i := range n {
-		e := math.Exp(float64(x[i*step] - top))
-		sum += e
-		y[i*step] = float32(e)
-	}
-	if s.log {
-		base := math.Log(sum)
-		for i := range n {
-			y[i*step] = float32(float64(x[i*step]-top) - base)
-		}
+// columns normalizes columns of x, whose rows have inner elements, from the largest down so that nothing overflows.
+func (s *softmax) columns(sc *Scratch, x, y []float32, inner int) {
+	if len(x) == 0 {
 		return
 	}
-	scale := float32(1 / sum)
-	for i := range n {
-		y[i*step] *= scale
+	w := &sc.Gemm
+	space := sc.floats(0, 3*inner)
+	top, sum, e := space[:inner], space[inner:2*inner], space[2*inner:]
+	copy(top, x)
+	for at := inner; at < len(x); at += inner {
+		w.Zip(kernel.Max, top, top, x[at:][:inner])
+	}
+	clear(sum)
+	for at := 0; at < len(x); at += inner {
+		row := y[at:][:inner]
+		w.Zip(kernel.Sub, row, x[at:][:inner], top)
+		if !s.log {
+			w.Apply(kernel.Activation{Func: kernel.Exp}, row, row)
+			w.Zip(kernel.Add, sum, sum, row)
+			continue
+		}
+		w.Apply(kernel.Activation{Func: kernel.Exp}, e, row)
+		w.Zip(kernel.Add, sum, sum, e)
+	}
+	op := kernel.Div
+	if s.log {
+		op = kernel.Sub
+		for i, v := range sum {
+			sum[i] = float32(math.Log(float64(v)))
+		}
+	}
+	for at := 0; at < len(x); at += inner {
+		row := y[at:][:inner]
+		w.Zip(op, row, row, sum)
 	}
 }
 

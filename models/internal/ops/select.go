@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"idunno/models/internal/kernel"
 	"idunno/models/onnx"
 )
 
@@ -37,7 +38,7 @@ func (c *clip) Shape(in []*Tensor, out []Spec) error {
 
 func (c *clip) Cost(in []*Tensor, _ []Spec) (int64, int64) { return int64(in[0].Len()), 0 }
 
-func (c *clip) Run(_ *Scratch, in, out []*Tensor) {
+func (c *clip) Run(s *Scratch, in, out []*Tensor) {
 	bound := func(i int) *Tensor {
 		if c.inputs && i < len(in) {
 			return in[i]
@@ -64,9 +65,7 @@ func (c *clip) Run(_ *Scratch, in, out []*Tensor) {
 	if most != nil {
 		hi = most.F[0]
 	}
-	for i, v := range in[0].F {
-		out[0].F[i] = min(max(v, lo), hi)
-	}
+	s.Gemm.Apply(kernel.Activation{Func: kernel.Clip, Alpha: lo, Beta: hi}, out[0].F, in[0].F)
 }
 
 type not struct{}

@@ -118,7 +118,7 @@ func (s *slice) Run(sc *Scratch, in, out []*Tensor) {
 		size *= in[0].Shape[i]
 	}
 	if out[0].Len() > 0 {
-		pick(out[0], in[0], step, index, base)
+		pick(out[0], in[0], out[0].Shape, step, index, base)
 	}
 }
 
@@ -216,7 +216,7 @@ func (expand) Run(s *Scratch, in, out []*Tensor) {
 	work := s.ints(2 * n)
 	strides(work[:n], in[0].Shape, out[0].Shape)
 	if out[0].Len() > 0 {
-		pick(out[0], in[0], work[:n], work[n:], 0)
+		pick(out[0], in[0], out[0].Shape, work[:n], work[n:], 0)
 	}
 }
 

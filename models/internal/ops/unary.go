@@ -1,6 +1,10 @@
 package ops
 
-import "math"
+import (
+	"math"
+
+	"idunno/models/internal/kernel"
+)
 
 // in64 lifts a function of package math.
 func in64(f func(float64) float64) func(*attrs) func(float32) float32 {
@@ -144,6 +148,7 @@ func sign(x float64) float64 {
 type unary struct {
 	f     func(float32) float32
 	whole func(int64) int64 // the same for integers; nil when ONNX defines none
+	act   kernel.Activation // the same as f where package kernel has it, else the identity
 }
 
 func (u *unary) Shape(in []*Tensor, out []Spec) error {
@@ -156,8 +161,12 @@ func (u *unary) Shape(in []*Tensor, out []Spec) error {
 
 func (u *unary) Cost(in []*Tensor, _ []Spec) (int64, int64) { return int64(in[0].Len()), 0 }
 
-func (u *unary) Run(_ *Scratch, in, out []*Tensor) {
+func (u *unary) Run(s *Scratch, in, out []*Tensor) {
 	dst := out[0].F
+	if u.act.Func != kernel.Identity && in[0].F != nil {
+		s.Gemm.Apply(u.act, dst, in[0].F)
+		return
+	}
 	for i, v := range in[0].F {
 		dst[i] = u.f(v)
 	}

@@ -3,6 +3,8 @@ package ops
 import (
 	"fmt"
 	"math"
+
+	"idunno/models/internal/kernel"
 )
 
 // windowTable lists the operators on images: convolution, pooling and normalization by channel.
@@ -156,8 +158,21 @@ func (p *pool) Shape(in []*Tensor, out []Spec) error {
 	return nil
 }
 
-func (p *pool) Cost(_ []*Tensor, out []Spec) (int64, int64) {
-	return int64(volume(out[0].Shape)) * int64(min(volume(p.kernel), 1<<30)), 0
+func (p *pool) Cost(in []*Tensor, out []Spec) (int64, int64) {
+	g, _ := p.place(in[0].Shape[2:], p.kernel)
+	scratch := int64(0)
+	if k, ok := p.planar(&g); ok {
+		scratch = kernel.PoolSpace(&k) + int64(g.out[1]+g.out[2])
+	}
+	return int64(volume(out[0].Shape)) * int64(min(volume(p.kernel), 1<<30)), scratch
+}
+
+// planar is the pooling for package kernel, without the counts of an average; not ok for three dimensions.
+func (p *pool) planar(g *geometry) (k kernel.Pool, ok bool) {
+	if g.in[0] != 1 || g.kernel[0] != 1 || g.out[0] != 1 {
+		return k, false
+	}
+	return kernel.Pool{Window: g.planar(1), OH: g.out[1], OW: g.out[2]}, true
 }
 
 func (p *pool) Run(s *Scratch, in, out []*Tensor) {
@@ -167,6 +182,13 @@ func (p *pool) Run(s *Scratch, in, out []*Tensor) {
 	var indices []int64
 	if len(out) > 1 && out[1] != nil {
 		indices = out[1].I
+	}
+	if k, ok := p.planar(&g); ok && indices == nil && x.F != nil && !(p.max && g.isHalving()) {
+		if !p.max {
+			p.counts(s, &g, &k)
+		}
+		s.Gemm.Pool(&k, x.Shape[0]*x.Shape[1], x.F, out[0].F)
+		return
 	}
 	for c := range x.Shape[0] * x.Shape[1] {
 		switch {
@@ -183,6 +205,26 @@ func (p *pool) Run(s *Scratch, in, out []*Tensor) {
 			}
 			p.maximum(&g, x.F[c*size:][:size], out[0].F[c*res:][:res], at, c*size)
 		}
+	}
+}
+
+// counts fills in what the sums of a planar average are divided by.
+func (p *pool) counts(s *Scratch, g *geometry, k *kernel.Pool) {
+	space := s.floats(0, k.OH+k.OW)
+	k.RowCounts, k.ColCounts = space[:k.OH], space[k.OH:]
+	p.lengths(g, 1, k.RowCounts)
+	p.lengths(g, 2, k.ColCounts)
+}
+
+// lengths fills in the number of places that count in each window along a dimension.
+func (p *pool) lengths(g *geometry, d int, list []float32) {
+	for i := range list {
+		first, end := g.clipped(d, i)
+		n := (end - first + g.dilation[d] - 1) / g.dilation[d]
+		if p.padded {
+			n = g.paddedLength(d, i)
+		}
+		list[i] = float32(max(n, 1))
 	}
 }
 
@@ -255,10 +297,15 @@ func (g *geometry) paddedCount(o int) int {
 	for d := 2; d >= 0; d-- {
 		i := o % g.out[d]
 		o /= g.out[d]
-		first := i*g.stride[d] - g.before[d]
-		n *= min(g.kernel[d], (g.in[d]+g.after[d]-first-1)/g.dilation[d]+1)
+		n *= g.paddedLength(d, i)
 	}
 	return n
+}
+
+// paddedLength is the number of positions of window i in dimension d inside the image and its padding.
+func (g *geometry) paddedLength(d, i int) int {
+	first := i*g.stride[d] - g.before[d]
+	return min(g.kernel[d], (g.in[d]+g.after[d]-first-1)/g.dilation[d]+1)
 }
 
 func poolInts(g *geometry, src, dst []int64) {
@@ -300,20 +347,15 @@ func (p *globalPool) Shape(in []*Tensor, out []Spec) error {
 
 func (p *globalPool) Cost(in []*Tensor, _ []Spec) (int64, int64) { return int64(in[0].Len()), 0 }
 
-func (p *globalPool) Run(_ *Scratch, in, out []*Tensor) {
+func (p *globalPool) Run(s *Scratch, in, out []*Tensor) {
 	size := volume(in[0].Shape[2:])
 	for c := range out[0].F {
 		plane := in[0].F[c*size:][:size]
-		best, sum := float32(math.Inf(-1)), 0.0
-		for _, v := range plane {
-			best = max(best, v)
-			sum += float64(v)
-		}
 		if p.max {
-			out[0].F[c] = best
+			out[0].F[c] = s.Gemm.Highest(plane)
 			continue
 		}
-		out[0].F[c] = float32(sum / float64(max(size, 1)))
+		out[0].F[c] = float32(s.Gemm.Sum(plane) / float64(max(size, 1)))
 	}
 }
 
@@ -346,7 +388,7 @@ func (b *batchNorm) Shape(in []*Tensor, out []Spec) error {
 
 func (b *batchNorm) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 2 * int64(in[0].Len()), 0 }
 
-func (b *batchNorm) Run(_ *Scratch, in, out []*Tensor) {
+func (b *batchNorm) Run(s *Scratch, in, out []*Tensor) {
 	x := in[0]
 	channels, size := x.Shape[1], volume(x.Shape[2:])
 	for c := range x.Shape[0] * channels {
@@ -354,8 +396,6 @@ func (b *batchNorm) Run(_ *Scratch, in, out []*Tensor) {
 		scale := float64(in[1].F[i]) / math.Sqrt(float64(in[4].F[i])+float64(b.epsilon))
 		mul, add := float32(scale), float32(float64(in[2].F[i])-float64(in[3].F[i])*scale)
 		src, dst := x.F[c*size:][:size], out[0].F[c*size:][:size]
-		for j, v := range src {
-			dst[j] = v*mul + add
-		}
+		s.Gemm.Apply(kernel.Activation{Func: kernel.Linear, Alpha: mul, Beta: add}, dst, src)
 	}
 }
