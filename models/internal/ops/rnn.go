@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"idunno/models/internal/kernel"
 	"idunno/models/onnx"
 )
 
@@ -38,9 +39,28 @@ type recurrent struct {
 	dirs        int
 	reverse     bool
 	batchFirst  bool
-	linearReset bool                    // GRU: linear_before_reset
-	f           []func(float64) float64 // per direction the activations of the cell
-	each        int                     // activations a direction
+	linearReset bool       // GRU: linear_before_reset
+	f           []cellFunc // per direction the activations of the cell
+	each        int        // activations a direction
+
+	inputs, states, hiddens []*kernel.PackedB // constant weights a direction: W, R, and apart those of R that a GRU's state does not meet
+}
+
+// cellFunc is an activation of a cell: one of package kernel's or else a function.
+type cellFunc struct {
+	act kernel.Activation
+	f   func(float64) float64
+}
+
+// apply replaces x by its function values.
+func (c *cellFunc) apply(s *Scratch, x []float32) {
+	if c.f == nil {
+		s.Gemm.Apply(c.act, x, x)
+		return
+	}
+	for i, v := range x {
+		x[i] = float32(c.f(float64(v)))
+	}
 }
 
 func buildRecurrent(kind cellKind, gates int, defaults ...string) func(*Node, *attrs) (Op, error) {
@@ -74,29 +94,53 @@ func buildRecurrent(kind cellKind, gates int, defaults ...string) func(*Node, *a
 			names = v.Strings
 		}
 		for _, name := range names {
-			f := activation(name)
-			if f == nil {
+			f, ok := activation(name)
+			if !ok {
 				return nil, fmt.Errorf("%w: activation %q", ErrUnsupported, name)
 			}
 			r.f = append(r.f, f)
 		}
+		r.pack(n)
 		return r, nil
 	}
 }
 
+// pack packs constant weights, whose shapes Shape checks later.
+func (r *recurrent) pack(n *Node) {
+	matrices := func(t *Tensor, first, last int) (list []*kernel.PackedB) {
+		if t == nil || !t.DType.IsFloat() || len(t.Shape) != 3 || t.Shape[0] != r.dirs || t.Shape[1]%r.gates != 0 {
+			return nil
+		}
+		rows, k := t.Shape[1], t.Shape[2]
+		from, to := rows/r.gates*first, rows/r.gates*last
+		for d := range r.dirs {
+			list = append(list, kernel.PackB(true, k, to-from, t.F[(d*rows+from)*k:(d*rows+to)*k], k))
+		}
+		return list
+	}
+	r.inputs = matrices(n.constant(1), 0, r.gates)
+	if r.kind == gruCell && !r.linearReset {
+		r.states, r.hiddens = matrices(n.constant(2), 0, 2), matrices(n.constant(2), 2, 3)
+		return
+	}
+	r.states = matrices(n.constant(2), 0, r.gates)
+}
+
 // activation returns a function of one number without parameters.
-func activation(name string) func(float64) float64 {
+func activation(name string) (c cellFunc, ok bool) {
 	switch strings.ToLower(name) {
 	case "tanh":
-		return math.Tanh
+		c.act.Func = kernel.Tanh
 	case "sigmoid":
-		return sigmoid
+		c.act.Func = kernel.Sigmoid
 	case "relu":
-		return func(x float64) float64 { return max(x, 0) }
+		c.act.Func = kernel.Relu
 	case "softsign":
-		return func(x float64) float64 { return x / (1 + math.Abs(x)) }
+		c.f = func(x float64) float64 { return x / (1 + math.Abs(x)) }
+	default:
+		return c, false
 	}
-	return nil
+	return c, true
 }
 
 // lengths returns steps, batch and inputs of X.
@@ -160,18 +204,20 @@ func (r *recurrent) Cost(in []*Tensor, _ []Spec) (flops, scratch int64) {
 	h := int64(in[2].Shape[2])
 	rows, wide := satMul(int64(t), int64(n)), int64(r.gates)*h
 	flops = satMul(satMul(2*int64(r.dirs)*wide, rows), int64(i)+h)
-	return flops, satMul(rows, wide) + satMul(int64(n), 2*wide+3*h)
+	return flops, satMul(rows, wide) + satMul(int64(n), 2*wide+3*h) + wide + h
 }
 
 // pass is one direction of one call.
 type pass struct {
 	*recurrent
-	f          []func(float64) float64
-	n, h       int
-	pre, rec   []float32 // products of X with W (all steps) and of H with R (one step): [.., gates*H]
+	f          []cellFunc
+	d, n, h    int
+	pre, rec   []float32 // products of X with W (all steps), with the biases; products of H with R (one step): [.., gates*H]
 	state, mem []float32 // H and C: [N, H]
 	part       []float32 // GRU: r * H
-	bw, br     []float32 // biases; nil for none
+	bias       []float32 // of all gates
+	inner      []float32 // GRU: the bias that the reset gate applies to; nil for none
+	temp       []float32 // H numbers
 	peep       []float32
 	recurrence []float32
 }
@@ -180,53 +226,95 @@ func (r *recurrent) Run(s *Scratch, in, out []*Tensor) {
 	t, n, width := r.lengths(in[0].Shape)
 	h := in[2].Shape[2]
 	wide := r.gates * h
-	space := s.floats(0, t*n*wide+2*n*wide+3*n*h)
+	space := s.floats(0, t*n*wide+n*wide+3*n*h+wide+h)
 	cut := func(size int) []float32 {
 		part := space[:size:size]
 		space = space[size:]
 		return part
 	}
-	p := pass{recurrent: r, n: n, h: h, pre: cut(t * n * wide), rec: cut(n * wide), state: cut(n * h), mem: cut(n * h), part: cut(n * h)}
+	p := pass{recurrent: r, n: n, h: h, pre: cut(t * n * wide), rec: cut(n * wide), state: cut(n * h), mem: cut(n * h), part: cut(n * h),
+		bias: cut(wide), temp: cut(h)}
 	clear(out[0].F)
 	for d := range r.dirs {
-		p.f = r.f[d*r.each:][:r.each]
+		p.d, p.f, p.inner = d, r.f[d*r.each:][:r.each], nil
 		p.recurrence = in[2].F[d*wide*h:][:wide*h]
-		if b := input(in, 3); b != nil {
-			p.bw, p.br = b.F[2*d*wide:][:wide], b.F[(2*d+1)*wide:][:wide]
-		}
+		p.biases(s, input(in, 3))
 		if b := input(in, 7); b != nil {
 			p.peep = b.F[3*d*h:][:3*h]
 		}
 		r.load(p.state, input(in, 5), d, n, h)
 		r.load(p.mem, input(in, 6), d, n, h)
-		s.Gemm.Gemm(false, true, t*n, wide, width, 1, in[0].F, width, in[1].F[d*wide*width:], width, 0, p.pre, wide)
-		for step := range t {
-			p.multiply(s, p.state, 0, r.gates)
-			for b := range n {
-				length := t
-				if l := input(in, 4); l != nil {
-					length = int(min(max(l.I[b], 0), int64(t)))
-				}
-				if step >= length {
-					continue
-				}
-				at := step
-				if r.reverse || d == 1 {
-					at = length - 1 - step
-				}
-				row, to := at*n+b, ((at*r.dirs+d)*n+b)*h
-				if r.batchFirst {
-					row, to = b*t+at, ((b*t+at)*r.dirs+d)*h
-				}
-				p.cell(s, b, p.pre[row*wide:][:wide])
-				copy(out[0].F[to:to+h], p.state[b*h:])
+		if r.inputs != nil && width > 0 {
+			s.Gemm.MulB(t*n, in[0].F, width, r.inputs[d], p.pre, wide, kernel.Epilogue{Bias: p.bias})
+		} else {
+			s.Gemm.Gemm(false, true, t*n, wide, width, 1, in[0].F, width, in[1].F[d*wide*width:], width, 0, p.pre, wide)
+			for i := 0; i < len(p.pre); i += wide {
+				s.Gemm.Zip(kernel.Add, p.pre[i:][:wide], p.pre[i:][:wide], p.bias)
 			}
 		}
+		p.sequence(s, t, input(in, 4), out[0].F)
 		if len(out) > 1 {
 			r.store(out[1].F, p.state, d, n, h)
 		}
 		if len(out) > 2 {
 			r.store(out[2].F, p.mem, d, n, h)
+		}
+	}
+}
+
+// biases adds up the biases of the two products, but for the one that a GRU's reset gate applies to.
+func (p *pass) biases(s *Scratch, b *Tensor) {
+	clear(p.bias)
+	if b == nil {
+		return
+	}
+	wide := p.gates * p.h
+	bw, br := b.F[2*p.d*wide:][:wide], b.F[(2*p.d+1)*wide:][:wide]
+	copy(p.bias, bw)
+	if p.linearReset {
+		p.inner = br[2*p.h:]
+		br = br[:2*p.h]
+	}
+	s.Gemm.Zip(kernel.Add, p.bias[:len(br)], p.bias[:len(br)], br)
+}
+
+// sequence runs the cells of all sequences over their steps and fills in y.
+func (p *pass) sequence(s *Scratch, t int, lengths *Tensor, y []float32) {
+	n, h, wide := p.n, p.h, p.gates*p.h
+	// place is where sequence b is after a number of steps: its row of pre, and its place in y. Not ok when it has ended.
+	place := func(b, step int) (row, to int, ok bool) {
+		length := t
+		if lengths != nil {
+			length = int(min(max(lengths.I[b], 0), int64(t)))
+		}
+		at := step
+		if p.reverse || p.d == 1 {
+			at = length - 1 - step
+		}
+		if p.batchFirst {
+			return b*t + at, ((b*t+at)*p.dirs + p.d) * h, step < length
+		}
+		return at*n + b, ((at*p.dirs+p.d)*n + b) * h, step < length
+	}
+	for step := range t {
+		gates := p.gates
+		if p.kind == gruCell && !p.linearReset {
+			gates = 2
+		}
+		p.multiply(s, p.state, 0, gates)
+		if gates < p.gates {
+			for b := range n {
+				if row, _, ok := place(b, step); ok {
+					p.reset(s, b, p.pre[row*wide:][:wide])
+				}
+			}
+			p.multiply(s, p.part, 2, 1)
+		}
+		for b := range n {
+			if row, to, ok := place(b, step); ok {
+				p.cell(s, b, p.pre[row*wide:][:wide])
+				copy(y[to:to+h], p.state[b*h:])
+			}
 		}
 	}
 }
@@ -263,68 +351,74 @@ func (r *recurrent) store(dst, src []float32, d, n, h int) {
 
 // multiply computes the products of x [N, H] with the recurrent weights of some gates.
 func (p *pass) multiply(s *Scratch, x []float32, gate, gates int) {
-	s.Gemm.Gemm(false, true, p.n, gates*p.h, p.h, 1, x, p.h, p.recurrence[gate*p.h*p.h:], p.h, 0, p.rec[gate*p.h:], p.gates*p.h)
-}
-
-// gate is the sum that the activation of gate g, element j, is taken of.
-func (p *pass) gate(pre, rec []float32, g, j int) float64 {
-	i := g*p.h + j
-	sum := float64(pre[i]) + float64(rec[i])
-	if p.bw != nil {
-		sum += float64(p.bw[i]) + float64(p.br[i])
+	to := p.rec[gate*p.h:]
+	switch {
+	case p.states != nil && gate == 0:
+		s.Gemm.MulB(p.n, x, p.h, p.states[p.d], to, p.gates*p.h, kernel.Epilogue{})
+	case p.hiddens != nil && gate == 2:
+		s.Gemm.MulB(p.n, x, p.h, p.hiddens[p.d], to, p.gates*p.h, kernel.Epilogue{})
+	default:
+		s.Gemm.Gemm(false, true, p.n, gates*p.h, p.h, 1, x, p.h, p.recurrence[gate*p.h*p.h:], p.h, 0, to, p.gates*p.h)
 	}
-	return sum
 }
 
 // cell moves the state of sequence b one step on. The equations are those of the ONNX operators.
 func (p *pass) cell(s *Scratch, b int, pre []float32) {
-	h, wide := p.h, p.gates*p.h
-	rec, state, mem := p.rec[b*wide:][:wide], p.state[b*h:][:h], p.mem[b*h:][:h]
+	h, w := p.h, &s.Gemm
+	rec, state, mem := p.rec[b*len(pre):][:len(pre)], p.state[b*h:][:h], p.mem[b*h:][:h]
 	switch p.kind {
 	case rnnCell:
-		for j := range h {
-			state[j] = float32(p.f[0](p.gate(pre, rec, 0, j)))
-		}
+		w.Zip(kernel.Add, state, rec, pre)
+		p.f[0].apply(s, state)
 	case lstmCell: // gates in the order i, o, f, c
-		for j := range h {
-			var pi, po, pf float64
-			if p.peep != nil {
-				pi, po, pf = float64(p.peep[j]), float64(p.peep[h+j]), float64(p.peep[2*h+j])
-			}
-			old := float64(mem[j])
-			c := p.f[0](p.gate(pre, rec, 2, j)+pf*old)*old + p.f[0](p.gate(pre, rec, 0, j)+pi*old)*p.f[1](p.gate(pre, rec, 3, j))
-			mem[j] = float32(c)
-			state[j] = float32(p.f[0](p.gate(pre, rec, 1, j)+po*c) * p.f[2](c))
-		}
+		w.Zip(kernel.Add, rec, rec, pre)
+		i, o, f, c := rec[:h], rec[h:2*h], rec[2*h:3*h], rec[3*h:]
+		p.peek(s, i, 0, mem)
+		p.peek(s, f, 2, mem)
+		p.f[0].apply(s, i)
+		p.f[0].apply(s, f)
+		p.f[1].apply(s, c)
+		w.Zip(kernel.Mul, mem, mem, f)
+		w.Zip(kernel.Mul, i, i, c)
+		w.Zip(kernel.Add, mem, mem, i)
+		p.peek(s, o, 1, mem)
+		p.f[0].apply(s, o)
+		copy(c, mem)
+		p.f[2].apply(s, c)
+		w.Zip(kernel.Mul, state, o, c)
 	case gruCell: // gates in the order z, r, h
-		if !p.linearReset {
-			p.reset(s, b, pre, rec)
+		gates, inner := rec[:2*h], rec[2*h:]
+		if p.linearReset { // else reset has done this
+			w.Zip(kernel.Add, gates, gates, pre[:2*h])
+			p.f[0].apply(s, gates)
+			if p.inner != nil {
+				w.Zip(kernel.Add, inner, inner, p.inner)
+			}
+			w.Zip(kernel.Mul, inner, inner, gates[h:])
 		}
-		for j := range h {
-			z := p.f[0](p.gate(pre, rec, 0, j))
-			i := 2*h + j
-			inner := float64(rec[i])
-			if p.br != nil {
-				inner += float64(p.br[i])
-			}
-			if p.linearReset {
-				inner *= p.f[0](p.gate(pre, rec, 1, j))
-			}
-			inner += float64(pre[i])
-			if p.bw != nil {
-				inner += float64(p.bw[i])
-			}
-			state[j] = float32((1-z)*p.f[1](inner) + z*float64(state[j]))
-		}
+		w.Zip(kernel.Add, inner, inner, pre[2*h:])
+		p.f[1].apply(s, inner)
+		// (1-z)*inner + z*state
+		w.Zip(kernel.Sub, state, state, inner)
+		w.Zip(kernel.Mul, state, state, gates[:h])
+		w.Zip(kernel.Add, state, state, inner)
 	}
 }
 
-// reset multiplies the state of a GRU by its reset gate before the product with the weights of the hidden gate.
-func (p *pass) reset(s *Scratch, b int, pre, rec []float32) {
-	h := p.h
-	part := p.part[b*h:][:h]
-	for j := range h {
-		part[j] = float32(p.f[0](p.gate(pre, rec, 1, j)) * float64(p.state[b*h+j]))
+// peek adds the memory, seen through peephole i, to a gate.
+func (p *pass) peek(s *Scratch, gate []float32, i int, mem []float32) {
+	if p.peep != nil {
+		s.Gemm.Zip(kernel.Mul, p.temp, p.peep[i*p.h:][:p.h], mem)
+		s.Gemm.Zip(kernel.Add, gate, gate, p.temp)
 	}
-	s.Gemm.Gemm(false, true, 1, h, h, 1, part, h, p.recurrence[2*h*h:], h, 0, rec[2*h:], h)
+}
+
+// reset computes the gates z and r of a GRU and multiplies its state by the reset gate, before the product with the weights of the hidden
+// gate.
+func (p *pass) reset(s *Scratch, b int, pre []float32) {
+	h := p.h
+	gates := p.rec[b*len(pre):][:2*h]
+	s.Gemm.Zip(kernel.Add, gates, gates, pre[:2*h])
+	p.f[0].apply(s, gates)
+	s.Gemm.Zip(kernel.Mul, p.part[b*h:][:h], gates[h:], p.state[b*h:][:h])
 }
