@@ -62,7 +62,7 @@ func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	}
 	defer func() { _ = os.RemoveAll(store) }()
 	c.Progress.tell("starting a cluster")
-	local, err := cluster.Start(ctx, cluster.Config{Program: c.Program, Store: store, Port: -1, Workers: 1})
+	local, err := cluster.Start(ctx, cluster.Config{Program: c.Program, Store: store, Temporary: true, Port: -1, Workers: 1})
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (s *Store) PutBundle(ctx context.Context, name string, manifest []byte) (Ve
 	if err != nil {
 		return Version{}, err
 	}
-	sp, err := newSpool(ctx, bytes.NewReader(manifest))
+	sp, err := newSpool(ctx, bytes.NewReader(manifest), nil)
 	if err != nil {
 		return Version{}, err
 	}

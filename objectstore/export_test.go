@@ -28,7 +28,7 @@ func InDeletion(deleter string) []byte { return (&record{Deleter: deleter}).enco
 
 // StoreChanging stores an object and calls change between the two readings.
 func (s *Store) StoreChanging(ctx context.Context, r io.Reader, change func() error) (string, error) {
-	sp, err := newSpool(ctx, r)
+	sp, err := newSpool(ctx, r, nil)
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -146,6 +147,32 @@ func TestFileIsStoredFromWhereItWasRead(t *testing.T) {
 	}
 	if got := get(t, s, ctx, "f"); got != "contents" {
 		t.Fatalf("a file read from its middle: %q", got)
+	}
+}
+
+func TestPutReportsBothReadings(t *testing.T) {
+	s, _, ctx := open(t)
+	path := filepath.Join(t.TempDir(), "file")
+	const size = 3<<20 + 1
+	if err := os.WriteFile(path, noise(1, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{size, 0} { // what is there already isn't sent again
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read, sent int64
+		_, err = s.PutReporting(ctx, "file", f, func(r, n int64) {
+			if r < read || n < sent || n > 0 && r != size {
+				t.Errorf("read %d, sent %d after %d, %d", r, n, read, sent)
+			}
+			read, sent = r, n
+		})
+		f.Close()
+		if err != nil || read != size || sent != want {
+			t.Fatalf("read %d, sent %d, want %d and %d: %v", read, sent, size, want, err)
+		}
 	}
 }
 

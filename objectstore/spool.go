@@ -25,11 +25,17 @@ type spool struct {
 	from   io.ReaderAt
 	offset int64
 	temp   *os.File
+	// report is told how much was read and how much was sent.
+	report func(read, sent int64)
 }
 
-// newSpool reads r to its end. It returns [ErrTooLarge]. The caller closes it.
-func newSpool(ctx context.Context, r io.Reader) (*spool, error) {
-	sp, err := fillSpool(ctx, r)
+// newSpool reads r to its end. Report may be nil. It returns [ErrTooLarge]. The
+// caller closes it.
+func newSpool(ctx context.Context, r io.Reader, report func(read, sent int64)) (*spool, error) {
+	if report == nil {
+		report = func(_, _ int64) {}
+	}
+	sp, err := fillSpool(ctx, r, report)
 	if err != nil {
 		sp.close()
 		return nil, err
@@ -37,9 +43,9 @@ func newSpool(ctx context.Context, r io.Reader) (*spool, error) {
 	return sp, nil
 }
 
-func fillSpool(ctx context.Context, r io.Reader) (*spool, error) {
-	sp, h := &spool{}, sha256.New()
-	limited := io.LimitReader(&contextReader{ctx: ctx, r: r}, MaxObject+1)
+func fillSpool(ctx context.Context, r io.Reader, report func(read, sent int64)) (*spool, error) {
+	sp, h := &spool{report: report}, sha256.New()
+	limited := io.LimitReader(&contextReader{ctx: ctx, r: r, count: func(n int64) { report(n, 0) }}, MaxObject+1)
 	finish := func(size int64, err error) error {
 		sp.Object = Object{Digest: digestOf(h.Sum(nil)), Size: size}
 		if err == nil && size > MaxObject {
@@ -97,8 +103,10 @@ func (sp *spool) close() {
 
 // contextReader ends reading with the context, between two reads.
 type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+	ctx   context.Context
+	r     io.Reader
+	total int64
+	count func(total int64)
 }
 
 func (c *contextReader) Read(p []byte) (int, error) {
@@ -106,6 +114,8 @@ func (c *contextReader) Read(p []byte) (int, error) {
 		return 0, context.Cause(c.ctx)
 	}
 	n, err := c.r.Read(p)
+	c.total += int64(n)
+	c.count(c.total)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("read what is to be stored: %w", err)
 	}

@@ -48,10 +48,17 @@ type Object struct {
 // version is whole the older ones stay what is read. It returns [ErrBadName],
 // [ErrTooLarge], [ErrTooManyVersions], [ErrChanged], [ErrBusy].
 func (s *Store) Put(ctx context.Context, name string, r io.Reader) (Version, error) {
+	return s.PutReporting(ctx, name, r, nil)
+}
+
+// PutReporting is Put that tells, from this goroutine, how many bytes have been
+// read for the digest and how many of those have been sent. An upload that begins
+// again begins at 0, and contents that are there already are not sent.
+func (s *Store) PutReporting(ctx context.Context, name string, r io.Reader, report func(read, sent int64)) (Version, error) {
 	if err := CheckName(name); err != nil {
 		return Version{}, err
 	}
-	sp, err := newSpool(ctx, r)
+	sp, err := newSpool(ctx, r, report)
 	if err != nil {
 		return Version{}, err
 	}
@@ -63,7 +70,7 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader) (Version, err
 // PutObject stores what r brings as an object without a name, for a bundle that
 // will list it. An object that no bundle lists within a day is deleted.
 func (s *Store) PutObject(ctx context.Context, r io.Reader) (Object, error) {
-	sp, err := newSpool(ctx, r)
+	sp, err := newSpool(ctx, r, nil)
 	if err != nil {
 		return Object{}, err
 	}

@@ -71,6 +71,7 @@ func (s *Store) ensure(ctx context.Context, sp *spool) error {
 // overwritten under its readers.
 func (s *Store) upload(ctx context.Context, sp *spool, replace bool) error {
 	src := &source{ctx: ctx, r: sp.open(), h: sha256.New(), digest: sp.Digest, last: time.Now().Round(0)}
+	src.report = func(sent int64) { sp.report(sp.Size, sent) }
 	src.barrier = func() error { return s.barrier(ctx) }
 	src.end = func() error {
 		if replace {
@@ -110,6 +111,8 @@ type source struct {
 	h       hash.Hash
 	digest  string
 	ahead   int
+	sent    int64
+	report  func(sent int64)
 	last    time.Time
 	barrier func() error
 	end     func() error
@@ -134,6 +137,8 @@ func (s *source) Read(p []byte) (int, error) {
 	n, err := io.ReadFull(s.r, p)
 	s.h.Write(p[:n])
 	s.ahead += n
+	s.sent += int64(n)
+	s.report(s.sent)
 	if err == nil {
 		return n, nil
 	}

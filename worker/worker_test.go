@@ -158,6 +158,18 @@ func (r *rig) results(n int) map[int]*wire.Result {
 	}
 }
 
+// patient makes the ack wait so long that nothing can be due to it: a task that
+// wasn't handed back never comes.
+func (r *rig) patient() {
+	r.t.Helper()
+	queue, err := r.b.Queue(r.ctx, job)
+	r.must(err)
+	info := queue.CachedInfo()
+	info.Config.AckWait = time.Hour
+	_, err = r.b.JS.UpdateConsumer(r.ctx, info.Stream, info.Config)
+	r.must(err)
+}
+
 // drained waits until the queue is empty.
 func (r *rig) drained() {
 	r.t.Helper()
@@ -259,20 +271,14 @@ func TestDrainHandsBackAndAnotherGoesOn(t *testing.T) {
 	drain := r.start("one", 1)
 	defer drain()
 	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
+	r.patient()
 	r.publish(10, nil)
 	r.results(1)
-	began := time.Now()
 	drain()
-	if took := time.Since(began); took > broker.AckWait {
-		t.Errorf("draining took %v", took)
-	}
 	other := r.start("two", 2)
 	defer other()
 	got := r.results(10)
 	r.drained()
-	if took := time.Since(began); took > broker.AckWait {
-		t.Errorf("the rest took %v: tasks were not handed back, the ack wait brought them", took)
-	}
 	nodes := make(map[string]int)
 	for _, res := range got {
 		nodes[res.Node]++

@@ -105,6 +105,9 @@ func checkPort(host string, port int) error {
 // URL is where clients connect.
 func (s *Server) URL() string { return s.srv.ClientURL() }
 
+// Clients is the number of connections.
+func (s *Server) Clients() int { return s.srv.NumClients() }
+
 // Done is closed when the server has stopped.
 func (s *Server) Done() <-chan struct{} {
 	done := make(chan struct{})

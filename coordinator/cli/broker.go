@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,8 @@ import (
 
 func (a *app) brokerCommand() *cobra.Command {
 	var cfg embedded.Config
-	var tied, asJSON bool
+	var memory string
+	var tied, temporary, asJSON bool
 	cmd := &cobra.Command{
 		Use: "broker", Short: "run the message broker of a cluster (a NATS server with JetStream)", Args: nargs(0),
 		Long: `Runs a NATS server with JetStream inside this process: the cluster's queues,
@@ -28,7 +30,10 @@ another address only inside a network you trust, or use a NATS cluster of your o
 with --server and --creds.
 
 The data is kept under --store, by default $XDG_DATA_HOME/idunno or
-~/.local/share/idunno.`,
+~/.local/share/idunno.
+
+The server keeps in memory what was written or read last, as much as fits into
+--memory ($GOMEMLIMIT when that is set); it uses more when it can't do with less.`,
 		Example: `  idunno broker
   idunno broker --host 0.0.0.0 --port 4222 --store /var/lib/idunno
   idunno broker --port -1 --store ./data --json      any free port; the URL on stdout`,
@@ -37,7 +42,18 @@ The data is kept under --store, by default $XDG_DATA_HOME/idunno or
 			if cfg.Name, err = nodeName(cmd, cfg.Name, wire.RoleBroker); err != nil {
 				return err
 			}
-			return a.runRole(cmd, tied, func(ctx context.Context) error { return a.runBroker(ctx, cfg, tied, asJSON) })
+			size, err := parseSize(memory)
+			if err != nil {
+				return usage(cmd, "--memory: %v", err)
+			}
+			if cmd.Flags().Changed("memory") || a.getenv("GOMEMLIMIT") == "" {
+				// Blocks of files that were written or read lately are left to the garbage
+				// collector. Without an aim it lets them grow as large as the files.
+				debug.SetMemoryLimit(size)
+			}
+			return a.runRole(cmd, tied, func(ctx context.Context) error {
+				return a.runBroker(ctx, cfg, brokerOptions{tied: tied, json: asJSON, temporary: temporary})
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -45,12 +61,16 @@ The data is kept under --store, by default $XDG_DATA_HOME/idunno or
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one")
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
 	flags.StringVar(&cfg.Name, "name", "broker", "`NAME` of the server")
+	flags.StringVar(&memory, "memory", "512MiB", "`SIZE` of memory to aim at")
+	flags.BoolVar(&temporary, "temporary", false, "remove at the end what a cluster has put into the store")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)
 	return cmd
 }
 
-func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON bool) error {
+type brokerOptions struct{ tied, json, temporary bool }
+
+func (a *app) runBroker(ctx context.Context, cfg embedded.Config, opts brokerOptions) error {
 	var err error
 	if cfg.Store == "" {
 		if cfg.Store, err = a.dataDir(); err != nil {
@@ -64,6 +84,9 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 	if err != nil {
 		return err
 	}
+	if opts.temporary {
+		defer cluster.RemoveStore(cfg.Store)
+	}
 	defer unlock()
 	srv, err := embedded.Start(cfg)
 	if err != nil {
@@ -74,8 +97,13 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 	if err != nil {
 		return err
 	}
-	defer member()
-	if err := a.announce(tied, asJSON, cluster.Ready{Role: wire.RoleBroker, Name: cfg.Name, URL: srv.URL()}); err != nil {
+	defer func() {
+		member()
+		if opts.temporary {
+			awaitLeaving(srv)
+		}
+	}()
+	if err := a.announce(opts.tied, opts.json, cluster.Ready{Role: wire.RoleBroker, Name: cfg.Name, URL: srv.URL()}); err != nil {
 		return err
 	}
 	select {
@@ -83,6 +111,23 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, tied, asJSON b
 		return nil
 	case <-srv.Done():
 		return fmt.Errorf("the server stopped by itself: is the disk of %s full?", cfg.Store)
+	}
+}
+
+// awaitLeaving waits until nobody is connected: workers that stop at the same
+// time, as when the parent of all has died, still write to their cache. It waits
+// no longer than they may take.
+func awaitLeaving(srv *embedded.Server) {
+	late := time.NewTimer(roleExit - 2*time.Second) // the server has to stop too
+	defer late.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for srv.Clients() > 0 {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			return
+		}
 	}
 }
 

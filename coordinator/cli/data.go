@@ -148,7 +148,7 @@ func (a *app) fetchMNIST(ctx context.Context, store *objectstore.Store, dir stri
 	}})
 	p.Close()
 	if err != nil {
-		return fmt.Errorf("%w; then: idunno data import mnist-train --idx DIR", err)
+		return fmt.Errorf("%w; if this machine has no network, bring the files yourself: idunno data import mnist-train --idx DIR", err)
 	}
 	for _, name := range []string{wire.DefaultTrainData, wire.DefaultData} {
 		if name == wire.DefaultData {

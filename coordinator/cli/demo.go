@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,7 +105,7 @@ func (d *demo) run(ctx context.Context) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	d.talk("Starting a broker, a coordinator and %d workers, each its own process.", demoWorkers)
-	d.local, err = cluster.Start(ctx, cluster.Config{Program: program, Store: filepath.Join(dir, "store"), Port: -1, Workers: demoWorkers, Log: d.log})
+	d.local, err = cluster.Start(ctx, cluster.Config{Program: program, Store: dir, Temporary: true, Port: -1, Workers: demoWorkers, Log: d.log})
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (d *demo) resumes(r *wire.Result) bool {
 
 func (d *demo) noteResumed(r *wire.Result) {
 	d.victim.by, d.victim.resumed = r.Node, r.Started.Sub(d.victim.at)
-	d.progress.Line("RESUMED  its work on %s, %d ms after the kill", r.Node, d.victim.resumed.Milliseconds())
+	d.progress.Line("RESUMED  its work on %s, %d ms after the kill", r.Node, d.victim.resumed.Round(time.Millisecond).Milliseconds())
 }
 
 // update asks how far the jobs are and shows it.

@@ -159,9 +159,10 @@ func checkDemoJobs(t *testing.T, doc *demoDocument) {
 
 func abs(x float64) float64 { return max(x, -x) }
 
-func TestInterruptedDemoLeavesNothing(t *testing.T) {
-	tmp := t.TempDir()
-	cmd := demoCommand(tmp)
+// startDemo starts the demo and calls when once its queries run; it returns what
+// the demo said when it has ended.
+func startDemo(t *testing.T, cmd *exec.Cmd, when func()) (said []string) {
+	t.Helper()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -174,20 +175,48 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	})
 	defer limit.Stop()
 	lines := bufio.NewScanner(stderr)
-	var said []string
 	for lines.Scan() {
 		said = append(said, lines.Text())
 		if strings.HasPrefix(lines.Text(), "job 1  mlp 1-50  ") {
-			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-				t.Fatal(err)
-			}
+			when()
 		}
 	}
-	_ = cmd.Wait() // the exit code is looked at below
+	_ = cmd.Wait() // the exit code is looked at by the test
+	return said
+}
+
+func TestInterruptedDemoLeavesNothing(t *testing.T) {
+	tmp := t.TempDir()
+	cmd := demoCommand(tmp)
+	said := startDemo(t, cmd, func() {
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	})
 	if code := cmd.ProcessState.ExitCode(); code != 130 || said[len(said)-1] != "idunno: interrupted" {
 		t.Fatalf("exit code %d, said %q", code, said)
 	}
 	if left := leftovers(t, tmp); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// Its processes notice that the demo is gone, and clean up after it.
+func TestKilledDemoLeavesNothing(t *testing.T) {
+	tmp := t.TempDir()
+	cmd := demoCommand(tmp)
+	startDemo(t, cmd, func() { _ = cmd.Process.Kill() }) // a second line may come after it
+	if code := cmd.ProcessState.ExitCode(); code != -1 {
+		t.Fatalf("exit code %d: it was not killed", code)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(time.Minute)
+	for left := leftovers(t, tmp); len(left) > 0; left = leftovers(t, tmp) {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("left behind: %q", left)
+		}
 	}
 }

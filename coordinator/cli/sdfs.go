@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -70,12 +69,13 @@ func (a *app) putFile(ctx context.Context, store *objectstore.Store, file, name 
 		}
 		in, size = f, info.Size()
 	}
+	var report func(read, sent int64)
 	if size > barFrom {
 		p := render.NewProgress(a.stderr)
 		defer p.Close()
-		in = &meteredReader{r: in, bar: p.Share("read " + file), size: size}
+		report = putBars(p, file, size)
 	}
-	v, err := store.Put(ctx, name, in)
+	v, err := store.PutReporting(ctx, name, in, report)
 	if err != nil {
 		return err
 	}
@@ -85,19 +85,24 @@ func (a *app) putFile(ctx context.Context, store *objectstore.Store, file, name 
 // barFrom is the size from which a transfer shows a bar.
 const barFrom = 16 << 20
 
-// meteredReader shows on a bar how much has been read. It hides the file's other
-// methods, so that every byte passes here.
-type meteredReader struct {
-	r          io.Reader
-	bar        *render.Bar
-	done, size int64
-}
-
-func (m *meteredReader) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.done += int64(n)
-	m.bar.SetShare(float64(m.done)/float64(m.size), render.Bytes(m.done)+" of "+render.Bytes(m.size))
-	return n, err
+// putBars shows how much of a file has been read, for its digest, and then how
+// much of it has been sent, if it has to be.
+func putBars(p *render.Progress, file string, size int64) func(read, sent int64) {
+	show := func(bar *render.Bar, done int64) {
+		bar.SetShare(float64(done)/float64(size), render.Bytes(done)+" of "+render.Bytes(size))
+	}
+	reading := p.Share("read " + file)
+	var sending *render.Bar
+	return func(read, sent int64) {
+		if sent == 0 {
+			show(reading, read)
+			return
+		}
+		if sending == nil {
+			sending = p.Share("send " + file)
+		}
+		show(sending, sent)
+	}
 }
 
 func (a *app) printVersion(name string, v objectstore.Version, asJSON bool) error {

@@ -137,6 +137,7 @@ func (a *app) trainHere(ctx context.Context, arch string, f trainFlags) error {
 	if err != nil {
 		return err
 	}
+	bar.SetShare(1, "done")
 	p.Close()
 	if err := os.WriteFile(f.out, r.ONNX, 0o644); err != nil {
 		return err
@@ -202,7 +203,11 @@ func (a *app) trainOnCluster(cmd *cobra.Command, arch string, f trainFlags) erro
 func (a *app) followTraining(ctx context.Context, api *client.Client, job uint64, arch string, epochs int) (*wire.JobRecord, error) {
 	p := render.NewProgress(a.stderr)
 	defer p.Close()
-	p.Line("job %d: train %s, %d epochs", job, arch, epochs)
+	noun := "epochs"
+	if epochs == 1 {
+		noun = "epoch"
+	}
+	p.Line("job %d: train %s, %d %s", job, arch, epochs, noun)
 	bar := p.Share("train " + arch)
 	live, stop := context.WithCancel(ctx)
 	defer stop()
@@ -210,7 +215,10 @@ func (a *app) followTraining(ctx context.Context, api *client.Client, job uint64
 	followed := make(chan error, 1)
 	go func() {
 		followed <- api.Progress(live, job, func(pr *wire.Progress) {
-			eta := render.ETA(1-pr.Done, pr.Done/time.Since(began).Seconds())
+			eta := ""
+			if pr.Done >= 0.02 { // earlier it would be a guess from the time of getting started
+				eta = render.ETA(1-pr.Done, pr.Done/time.Since(began).Seconds())
+			}
 			bar.SetShare(pr.Done, "on "+render.Clean(pr.Node)+"  "+eta)
 			if e := pr.Epoch; e != nil && e.Epoch > shown {
 				shown = e.Epoch

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) workerCommand() *cobra.Command {
-	var name, cache, cacheSize string
+	var name, cache, cacheSize, memory string
 	var slots int
 	var tied, asJSON bool
 	cmd := &cobra.Command{
@@ -39,7 +39,11 @@ may share one.`,
 			if err != nil {
 				return usage(cmd, "--cache-size: %v", err)
 			}
-			cfg := worker.Config{Name: node, Slots: slots, CacheDir: cache, CacheBytes: size, Version: version()}
+			inMemory, err := parseSize(memory)
+			if err != nil {
+				return usage(cmd, "--memory: %v", err)
+			}
+			cfg := worker.Config{Name: node, Slots: slots, CacheDir: cache, CacheBytes: size, MemoryBytes: inMemory, Version: version()}
 			return a.runRole(cmd, tied, func(ctx context.Context) error { return a.runWorker(ctx, cfg, tied, asJSON) })
 		},
 	}
@@ -48,6 +52,7 @@ may share one.`,
 	flags.IntVar(&slots, "slots", runtime.NumCPU(), "`N` tasks computed at once, one core each")
 	flags.StringVar(&cache, "cache", "", "`DIR` for models and batches (default: see above)")
 	flags.StringVar(&cacheSize, "cache-size", "4GiB", "`SIZE` the cache may grow to")
+	flags.StringVar(&memory, "memory", "256MiB", "`SIZE` of the batches that may stay in memory")
 	flags.BoolVar(&asJSON, "json", false, "print one line of JSON when connected")
 	untilStdinEnds(cmd, &tied)
 	return cmd

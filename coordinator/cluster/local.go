@@ -35,6 +35,9 @@ type Config struct {
 	Program string
 	// Store is the directory of everything that the cluster keeps.
 	Store string
+	// Temporary has everything removed at the end, Store included when nothing else
+	// is in it, also when this process dies without a word.
+	Temporary bool
 	// Host to listen on; default loopback.
 	Host string
 	// Port to listen on; 0 means 4222, -1 any free one.
@@ -97,7 +100,11 @@ func Start(ctx context.Context, cfg Config) (*Local, error) {
 }
 
 func (l *Local) start(ctx context.Context) error {
-	c, err := l.spawn(wire.RoleBroker, "broker", "--host", l.cfg.Host, "--port", strconv.Itoa(l.cfg.Port), "--store", l.cfg.Store, "--json")
+	args := []string{"--host", l.cfg.Host, "--port", strconv.Itoa(l.cfg.Port), "--store", l.cfg.Store, "--json"}
+	if l.cfg.Temporary {
+		args = append(args, "--temporary")
+	}
+	c, err := l.spawn(wire.RoleBroker, "broker", args...)
 	if err != nil {
 		return err
 	}
@@ -135,7 +142,7 @@ func (l *Local) spawnRoles() (names []string, err error) {
 	for i, slots := range split(l.cfg.Cores, l.cfg.Workers) {
 		name := "worker-" + strconv.Itoa(i+1)
 		_, err := l.spawn(wire.RoleWorker, name, "--server", l.url, "--name", name,
-			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, "cache"))
+			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir))
 		if err != nil {
 			return nil, err
 		}
@@ -287,6 +294,9 @@ func (l *Local) Stop() {
 		l.broker.Close()
 	}
 	stopAll(all, wire.RoleBroker)
+	if l.cfg.Temporary {
+		RemoveStore(l.cfg.Store) // should the broker have been killed
+	}
 }
 
 func stopAll(all []*child, role wire.Role) {

@@ -70,7 +70,7 @@ func Fetch(ctx context.Context, dir string, c FetchConfig) error {
 			continue
 		}
 		if err := fetchAny(ctx, dir, f, c); err != nil {
-			return fmt.Errorf("fetch %s: no mirror could give it; bring the files yourself if this machine has no network: %w", f.Name, err)
+			return fmt.Errorf("fetch %s: no mirror could give it: %w", f.Name, err)
 		}
 	}
 	return nil
