@@ -37,6 +37,10 @@ type Bar struct {
 	told int64 // done when a plain line was printed last
 }
 
+// home begins a line on a terminal. The cursor isn't at its beginning when the
+// terminal has echoed a key, such as the ^C of an interrupt.
+const home = "\r"
+
 // NewProgress starts showing progress on w. Close ends it.
 func NewProgress(w io.Writer) *Progress {
 	p := &Progress{w: w, told: time.Now()}
@@ -68,7 +72,7 @@ func (p *Progress) add(name string, total int64, share bool) *Bar {
 		columns = append([]decor.Decorator{decor.CountersNoUnit("%d/%d", decor.WCSyncSpace)}, columns...)
 	}
 	b.bar = p.bars.New(b.total, mpb.BarStyle().Tip("="),
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)), mpb.AppendDecorators(columns...))
+		mpb.PrependDecorators(decor.Name(home+name, decor.WCSyncSpaceR)), mpb.AppendDecorators(columns...))
 	return b
 }
 
@@ -123,7 +127,7 @@ func (p *Progress) tell(last bool) {
 func (p *Progress) Line(format string, args ...any) {
 	line := fmt.Sprintf(format, args...) + "\n"
 	if p.bars != nil {
-		if _, err := p.bars.Write([]byte(line)); err == nil {
+		if _, err := p.bars.Write([]byte(home + line)); err == nil {
 			return
 		}
 	}
