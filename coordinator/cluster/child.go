@@ -3,9 +3,11 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,11 +112,27 @@ func (c *child) failure() error {
 	if c.err != nil {
 		how = c.err.Error()
 	}
-	if len(c.tail) == 0 {
-		return fmt.Errorf("%w: %s (%s)", ErrChild, c.name, how)
+	var exit *exec.ExitError
+	killed := errors.As(c.err, &exit) && !exit.Exited()
+	if last := lastWords(c.tail, killed); last != "" {
+		return fmt.Errorf("%w: %s (%s): %s", ErrChild, c.name, how, last)
 	}
-	last := strings.TrimPrefix(c.tail[len(c.tail)-1], "idunno: ")
-	return fmt.Errorf("%w: %s (%s): %s", ErrChild, c.name, how, last)
+	return fmt.Errorf("%w: %s (%s)", ErrChild, c.name, how)
+}
+
+// lastWords finds in what a child wrote last why it ended: the line in which it
+// says so, or else the last one of a child that ended by itself. One that was
+// killed by a signal was in the middle of something else.
+func lastWords(tail []string, killed bool) string {
+	for _, line := range slices.Backward(tail) {
+		if reason, ok := strings.CutPrefix(line, "idunno: "); ok {
+			return reason
+		}
+	}
+	if len(tail) == 0 || killed {
+		return ""
+	}
+	return tail[len(tail)-1]
 }
 
 // line waits for the first line of the child's standard output.

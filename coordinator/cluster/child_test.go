@@ -18,6 +18,24 @@ func TestCoresAreShared(t *testing.T) {
 	}
 }
 
+func TestLastWords(t *testing.T) {
+	for _, c := range []struct {
+		tail   []string
+		killed bool
+		want   string
+	}{
+		{nil, false, ""}, {nil, true, ""},
+		{[]string{"job 1: 5 batches"}, true, ""}, // it says nothing about its end
+		{[]string{"job 1: 5 batches", "exit"}, false, "exit"},
+		{[]string{"idunno: disk full", "See `idunno --help`."}, false, "disk full"},
+		{[]string{"idunno: worse", "idunno: worst", "x"}, true, "worst"},
+	} {
+		if got := lastWords(c.tail, c.killed); got != c.want {
+			t.Errorf("%q, killed %v: %q, want %q", c.tail, c.killed, got, c.want)
+		}
+	}
+}
+
 func TestLinesAreCutAndBounded(t *testing.T) {
 	var got []string
 	l := &lines{emit: func(s string) { got = append(got, s) }}
