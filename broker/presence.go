@@ -10,16 +10,13 @@ import (
 	"idunno/broker/wire"
 )
 
-const (
-	// heartbeatEvery is the pause between heartbeats when nothing changes.
-	heartbeatEvery = 200 * time.Millisecond
-	// heartbeatGap is the least pause between two heartbeats, however much changes.
-	heartbeatGap = 5 * time.Millisecond
-)
+// heartbeatEvery is the pause between heartbeats when nothing changes.
+const heartbeatEvery = 200 * time.Millisecond
 
 // Announce makes a node known: it publishes heartbeats, at once when changed
-// says so, and answers pings. It blocks until ctx ends and then says that the
-// node leaves.
+// says so, and answers pings. There is no pause between two changes: a task that
+// no heartbeat names waits for the ack wait when its node dies. It blocks until
+// ctx ends and then says that the node leaves.
 func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat func() wire.Heartbeat) error {
 	name := beat().Node
 	ping, err := nc.Subscribe(SubjectPing(name), func(m *nats.Msg) {
@@ -36,7 +33,6 @@ func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat 
 		h := beat()
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
 		_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
-		told := time.Now()
 		select {
 		case <-ctx.Done():
 			h := beat()
@@ -45,12 +41,6 @@ func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat 
 			return nil
 		case <-tick.C:
 		case <-changed:
-			// At once, unless the last one is only just out: what it doesn't
-			// name waits for the ack wait if this node dies now.
-			select {
-			case <-ctx.Done():
-			case <-time.After(heartbeatGap - time.Since(told)):
-			}
 		}
 	}
 }

@@ -51,13 +51,14 @@ func (h *hand) add(t *held) {
 	h.tell()
 }
 
+// remove ends the worker's part in a task. That can wait for the next heartbeat:
+// handing back a task that is done does nothing.
 func (h *hand) remove(t *held) {
 	t.cancel()
 	t.token()
 	h.mu.Lock()
 	delete(h.tasks, t)
 	h.mu.Unlock()
-	h.tell()
 }
 
 func (h *hand) setDraining() {

@@ -234,6 +234,7 @@ func (w *worker) handBack(t *held, delay time.Duration) {
 		w.Log.Debug("task not handed back: the ack wait will", "job", t.task.Job, "task", t.task.Task, "error", err)
 	}
 	w.hand.remove(t)
+	w.hand.tell() // or it might be handed back once more, and taken from another worker
 }
 
 // giveUp ends a task whose context has ended: its job is over, or the worker
