@@ -8,7 +8,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -21,7 +20,8 @@ type Tensor = ops.Tensor
 
 // Limits bounds what a model may use.
 type Limits struct {
-	Memory int64 // bytes of one session's buffers, and of folded constants; 0 means 1 GiB
+	Memory   int64 // bytes of one session's buffers, and of folded constants; 0 means 1 GiB
+	NoFusion bool  // run every node as it stands in the model; for tests that compare
 }
 
 // Program is a compiled graph.
@@ -40,6 +40,7 @@ type Program struct {
 
 // step runs one operator. Slots number the values; -1 is a left-out input.
 type step struct {
+	name    string // of the operator, with what it took over
 	op      ops.Op
 	title   string
 	in, out []int
@@ -69,9 +70,11 @@ type compiler struct {
 	opsets map[string]int64
 	slot   map[string]int
 	uses   []int // how many nodes and graph outputs read a slot
-	maker  []int // step that gives a slot, -1 for none
+	nodes  []*node
+	maker  []int // node that gives a slot, -1 for none; while steps are built, the step
 	budget int64 // bytes for folded constants
 	work   int64 // arithmetic left for folding
+	errs   []error
 }
 
 // Compile makes a program of a graph. It returns ErrUnsupported naming operator, domain, operator set and node when something is not
@@ -99,23 +102,24 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 	for _, v := range g.Outputs {
 		c.uses[c.slotOf(v.Name)]++
 	}
-	var missing []error
 	for _, n := range nodes {
 		c.ops = append(c.ops, n.Op)
-		if err := c.node(n); errors.Is(err, ErrUnsupported) && len(missing) < 8 {
-			missing = append(missing, err) // name them all at once
-		} else if err != nil {
+		if err := c.enter(n); err != nil {
 			return nil, err
 		}
-	}
-	if len(missing) > 0 {
-		return nil, errors.Join(missing...)
 	}
 	slices.Sort(c.ops)
 	c.ops = slices.Compact(c.ops)
 	for _, v := range g.Outputs {
 		c.outSlot = append(c.outSlot, c.slot[v.Name])
 	}
+	if !l.NoFusion && len(c.errs) == 0 {
+		c.rewrite()
+	}
+	if err := c.build(); err != nil {
+		return nil, err
+	}
+	c.release()
 	c.liveness()
 	return c.Program, nil
 }
@@ -157,6 +161,13 @@ func (c *compiler) slotOf(name string) int {
 	return s
 }
 
+// newConst makes a slot for a constant that the model does not have.
+func (c *compiler) newConst(t Tensor) int {
+	s := c.slotOf(fmt.Sprintf("\x00const %d", c.slots)) // no name in a file can be this
+	c.consts[s], c.isConst[s] = t, true
+	return s
+}
+
 // constants enters the initializers that the nodes or outputs read.
 func (c *compiler) constants(g *onnx.Graph, nodes []*onnx.Node) {
 	use := func(name string) {
@@ -176,160 +187,6 @@ func (c *compiler) constants(g *onnx.Graph, nodes []*onnx.Node) {
 	for _, v := range g.Outputs {
 		use(v.Name)
 	}
-}
-
-// node compiles one node into a constant, a part of an earlier step, or a step.
-func (c *compiler) node(n *onnx.Node) error {
-	in := &ops.Node{Node: n, Opset: c.opsets[n.Domain]}
-	st := step{title: n.Title()}
-	for _, name := range n.Inputs {
-		s, k := -1, (*Tensor)(nil)
-		if name != "" {
-			s = c.slotOf(name)
-			if c.isConst[s] {
-				k = &c.consts[s]
-			}
-		}
-		st.in = append(st.in, s)
-		in.Consts = append(in.Consts, k)
-	}
-	wanted := len(n.Outputs)
-	for !c.table.Variadic(n.Op) && wanted > 1 && (n.Outputs[wanted-1] == "" || c.uses[c.slotOf(n.Outputs[wanted-1])] == 0) {
-		wanted-- // an optional output that nobody reads
-	}
-	for i, name := range n.Outputs[:wanted] {
-		if name == "" {
-			name = fmt.Sprintf("\x00%d/%d", len(c.steps), i) // no name in a file can be this
-		}
-		st.out = append(st.out, c.slotOf(name))
-	}
-	shown := *n
-	shown.Outputs = n.Outputs[:wanted]
-	in.Node = &shown
-	op, err := c.table.New(in)
-	if err != nil {
-		return fmt.Errorf("%s (opset %d): %w", st.title, in.Opset, err)
-	}
-	st.op = op
-	_, st.alias = op.(ops.Aliaser)
-	if done, err := c.fold(&st); done || err != nil {
-		return err
-	}
-	if c.fuse(n, &st) {
-		return nil
-	}
-	for _, s := range st.out {
-		c.maker[s] = len(c.steps)
-	}
-	c.steps = append(c.steps, st)
-	return nil
-}
-
-// maxFold is the arithmetic that Compile does for all constants together; what costs more is left to the run.
-const maxFold = 1 << 27
-
-// fold computes a step whose inputs are all constant.
-func (c *compiler) fold(st *step) (done bool, err error) {
-	args := make([]*Tensor, len(st.in))
-	work := int64(0)
-	for i, s := range st.in {
-		if s < 0 {
-			continue
-		}
-		if !c.isConst[s] {
-			return false, nil
-		}
-		args[i] = &c.consts[s]
-		work += int64(args[i].Len())
-	}
-	specs := make([]ops.Spec, len(st.out))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: %v", st.title, r)
-		}
-	}()
-	if err := st.op.Shape(args, specs); err != nil {
-		return false, fmt.Errorf("%s: %w", st.title, err)
-	}
-	size := int64(0)
-	for _, sp := range specs {
-		n, err := sizeOf(sp, c.budget)
-		if err != nil {
-			return false, fmt.Errorf("%s: %w", st.title, err)
-		}
-		size += n
-	}
-	scratch := int64(0)
-	if k, ok := st.op.(ops.Coster); ok {
-		f, s := k.Cost(args, specs)
-		work, scratch = work+f, 4*s
-	}
-	if work+size > c.work || scratch > c.budget || size > c.budget {
-		return false, nil
-	}
-	c.budget -= size
-	c.work -= work + size
-	out := make([]*Tensor, len(st.out))
-	for i, s := range st.out {
-		c.consts[s] = newTensor(specs[i])
-		c.isConst[s] = true
-		out[i] = &c.consts[s]
-	}
-	if st.alias {
-		out[0].F, out[0].I = args[0].F, args[0].I
-		return true, nil
-	}
-	if size > 0 {
-		st.op.Run(&ops.Scratch{}, args, out)
-	}
-	return true, nil
-}
-
-func newTensor(sp ops.Spec) Tensor {
-	t := Tensor{DType: sp.DType, Shape: slices.Clone(sp.Shape)}
-	n := t.Len()
-	if sp.DType.IsFloat() {
-		t.F = make([]float32, n)
-	} else {
-		t.I = make([]int64, n)
-	}
-	return t
-}
-
-// fuse lets the step before take over an addition of a constant vector, a ReLU or a pooling.
-func (c *compiler) fuse(n *onnx.Node, st *step) bool {
-	if n.Domain != "" || n.Op != "Relu" && n.Op != "Add" && n.Op != "MaxPool" || len(st.out) != 1 {
-		return false
-	}
-	from, bias := st.in[0], -1
-	if n.Op == "Add" {
-		if bias = st.in[1]; c.isConst[from] {
-			from, bias = bias, from
-		}
-		if !c.isConst[bias] || len(n.Attrs) > 0 {
-			return false
-		}
-	}
-	if c.isConst[from] || c.uses[from] != 1 || c.maker[from] < 0 {
-		return false
-	}
-	prev := &c.steps[c.maker[from]]
-	if n.Op == "MaxPool" {
-		if f, ok := prev.op.(ops.PoolFuser); !ok || !f.FusePool(st.op) {
-			return false
-		}
-	} else {
-		f, ok := prev.op.(ops.Fuser)
-		if !ok || bias >= 0 && !f.FuseBias(&c.consts[bias]) {
-			return false
-		}
-		if bias < 0 {
-			f.FuseRelu()
-		}
-	}
-	prev.out = []int{st.out[0]}
-	c.maker[st.out[0]] = c.maker[from]
-	return true
 }
 
 // liveness finds for each step the values it is the last to need.

@@ -121,18 +121,38 @@ func (c *conv) Cost(in []*Tensor, out []Spec) (int64, int64) {
 	return flops, 2 * k * area
 }
 
-func (c *conv) Run(s *Scratch, in, out []*Tensor) {
-	x, w, y := in[0], in[1], out[0]
+func (c *conv) Run(s *Scratch, in, out []*Tensor) { c.blocks(s, in, out, nil) }
+
+func (c *conv) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
+	x, y := in[0], out[0]
+	images, size, per := x.Shape[0], volume(x.Shape[1:]), volume(y.Shape[1:])
+	step := max(images, 1)
+	if t != nil {
+		step = max(1, tailBlock/max(per, 1))
+	}
+	for i := 0; i < images && !s.stopped(); i += step {
+		n := min(step, images-i)
+		part := y.F[i*per:][:n*per]
+		c.images(s, in, n, x.F[i*size:][:n*size], part)
+		if t != nil {
+			t.finish(s, in, part, i*per)
+		}
+	}
+}
+
+// images convolves some of the images: those of x, to y.
+func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
+	w := in[1]
 	g, _ := c.place2(in)
-	images, channels := x.Shape[0], x.Shape[1]/c.groups
+	channels := in[0].Shape[1] / c.groups
 	m, k := w.Shape[0]/c.groups, volume(w.Shape[1:])
-	size, n := volume(g.in[:]), volume(y.Shape[2:])
+	size, n := volume(g.in[:]), len(y)/(images*w.Shape[0])
 	bias := c.bias
 	if bias == nil && len(in) > 2 && in[2] != nil {
 		bias = in[2].F
 	}
 	if c.depth != nil {
-		c.depthwise(s, &g, x, y, bias)
+		c.depthwise(s, &g, in[0].Shape[1], w.Shape[0], images, x, y, bias)
 		return
 	}
 	direct := g.pointwise()
@@ -141,15 +161,18 @@ func (c *conv) Run(s *Scratch, in, out []*Tensor) {
 		if bias != nil {
 			e.Bias = bias[q*m:][:m]
 		}
-		if c.planar != nil && images > 0 {
-			from := kernel.Images{F: x.F[q*channels*size:], Stride: c.groups * channels * size}
-			to := kernel.Images{F: y.F[q*m*n:], Stride: c.groups * m * n}
+		if c.planar != nil {
+			from := kernel.Images{F: x[q*channels*size:], Stride: c.groups * channels * size}
+			to := kernel.Images{F: y[q*m*n:], Stride: c.groups * m * n}
 			s.Gemm.Conv(c.planar[q], g.planar(channels), images, from, to, e)
 			continue
 		}
 		for i := range images {
-			dst := y.F[(i*c.groups+q)*m*n:][:m*n]
-			col := x.F[(i*c.groups+q)*channels*size:][:channels*size]
+			dst := y[(i*c.groups+q)*m*n:][:m*n]
+			col := x[(i*c.groups+q)*channels*size:][:channels*size]
+			if s.stopped() {
+				return
+			}
 			if !direct {
 				img := col
 				col = s.floats(0, k*n)
@@ -165,16 +188,18 @@ func (c *conv) Run(s *Scratch, in, out []*Tensor) {
 	}
 }
 
-// depthwise computes a convolution of as many groups as channels.
-func (c *conv) depthwise(s *Scratch, g *geometry, x, y *Tensor, bias []float32) {
+// depthwise convolves some images with as many groups as channels.
+func (c *conv) depthwise(s *Scratch, g *geometry, channels, out, images int, x, y, bias []float32) {
 	act := kernel.Activation{}
 	if c.relu {
 		act.Func = kernel.Relu
 	}
-	channels, size, n := x.Shape[1], volume(g.in[:]), volume(g.out[:])
-	from, to := kernel.Images{F: x.F, Stride: channels * size}, kernel.Images{F: y.F, Stride: y.Shape[1] * n}
-	s.Gemm.Depthwise(g.planar(channels), y.Shape[1], c.depth, x.Shape[0], from, to, bias, act)
+	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: len(y) / images}
+	s.Gemm.Depthwise(g.planar(channels), out, c.depth, images, from, to, bias, act)
 }
+
+// Packs says that the weights and the bias are in the Op.
+func (c *conv) Packs(i int) bool { return c.packed != nil || c.planar != nil || c.depth != nil }
 
 // finish applies an epilogue to a product that was computed without one.
 func finish(y []float32, n int, e *kernel.Epilogue) {

@@ -118,11 +118,13 @@ func (g *gemm) Cost(in []*Tensor, _ []Spec) (int64, int64) {
 	return 2 * int64(m) * int64(n) * int64(k), 0
 }
 
-func (g *gemm) Run(s *Scratch, in, out []*Tensor) {
+func (g *gemm) Run(s *Scratch, in, out []*Tensor) { g.blocks(s, in, out, nil) }
+
+func (g *gemm) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	m, n, k, _ := g.dims(in)
 	y := out[0].F
 	if g.packed != nil {
-		s.Gemm.MulB(m, in[0].F, k, g.packed, y, n, g.end)
+		packedRows(s, in, m, k, g.packed, y, g.end, t)
 		return
 	}
 	beta := float32(0)
@@ -135,7 +137,33 @@ func (g *gemm) Run(s *Scratch, in, out []*Tensor) {
 	if g.end.Relu {
 		relu(y)
 	}
+	if t != nil {
+		t.finish(s, in, y, 0)
+	}
 }
+
+// Packs says that the weights and the vector are in the Op.
+func (g *gemm) Packs(i int) bool { return g.packed != nil && i > 0 }
+
+// packedRows multiplies m rows of k elements with packed weights, all at once, or in blocks of rows when something follows.
+func packedRows(s *Scratch, in []*Tensor, m, k int, b *kernel.PackedB, y []float32, end kernel.Epilogue, t *Tailed) {
+	_, n := b.Dims()
+	step := max(m, 1)
+	if t != nil {
+		step = max(1, tailBlock/max(n, 1)/rowsStep) * rowsStep
+	}
+	for i := 0; i < m && !s.stopped(); i += step {
+		rows := min(step, m-i)
+		part := y[i*n:][:rows*n]
+		s.Gemm.MulB(rows, in[0].F[i*k:], k, b, part, n, end)
+		if t != nil {
+			t.finish(s, in, part, i*n)
+		}
+	}
+}
+
+// rowsStep is a multiple of the tiles of most levels.
+const rowsStep = 24
 
 func relu(y []float32) {
 	for i, v := range y {
@@ -205,16 +233,14 @@ func (m *matMul) Cost(in []*Tensor, out []Spec) (int64, int64) {
 	return 2 * int64(volume(out[0].Shape)) * int64(in[0].Shape[len(in[0].Shape)-1]), 0
 }
 
-func (m *matMul) Run(s *Scratch, in, out []*Tensor) {
+func (m *matMul) Run(s *Scratch, in, out []*Tensor) { m.blocks(s, in, out, nil) }
+
+func (m *matMul) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	a, b := matrices(in)
 	rows0, k, n := a[len(a)-2], a[len(a)-1], b[len(b)-1]
 	y := out[0].F
 	if m.packed != nil {
-		if k == 0 {
-			s.Gemm.MulB(out[0].Len()/max(n, 1), nil, 0, m.packed, y, n, m.end)
-			return
-		}
-		s.Gemm.MulB(in[0].Len()/k, in[0].F, k, m.packed, y, n, m.end)
+		packedRows(s, in, out[0].Len()/max(n, 1), k, m.packed, y, m.end, t)
 		return
 	}
 	batch, _ := broadcast(nil, a[:len(a)-2], b[:len(b)-2])
@@ -228,13 +254,23 @@ func (m *matMul) Run(s *Scratch, in, out []*Tensor) {
 			pa += x * sa[i]
 			pb += x * sb[i]
 		}
-		s.Gemm.Gemm(false, false, rows0, n, k, 1, in[0].F[pa*rows0*k:], k, in[1].F[pb*k*n:], n, 0, y[at*rows0*n:], n)
+		if s.stopped() {
+			return
+		}
+		part := y[at*rows0*n:][:rows0*n]
+		s.Gemm.Gemm(false, false, rows0, n, k, 1, in[0].F[pa*rows0*k:], k, in[1].F[pb*k*n:], n, 0, part, n)
+		if m.end.Relu {
+			relu(part)
+		}
+		if t != nil {
+			t.finish(s, in, part, at*rows0*n)
+		}
 		advance(index, batch)
 	}
-	if m.end.Relu {
-		relu(y)
-	}
 }
+
+// Packs says that the matrix is in the Op.
+func (m *matMul) Packs(i int) bool { return m.packed != nil && i == 1 }
 
 // FuseRelu applies ReLU while storing.
 func (m *matMul) FuseRelu() { m.end.Relu = true }

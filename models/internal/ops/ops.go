@@ -49,12 +49,28 @@ func (s *Spec) set(d onnx.DType, shape ...int) {
 // Scratch is the working space of one session, reused from call to call.
 type Scratch struct {
 	Gemm kernel.Workspace
-	f    [2][]float32
+	f    [3][]float32
 	d    []float64
 	i    []int
+	spec [1]Spec
+	tail, inner tailSpace // of blocks, and of what works on a block in parts
+	stop <-chan struct{}
 }
 
-// floats returns n floats of unspecified content; slot keeps two such spaces apart.
+// StopWhen makes long operators end early, with a result that must not be used, once done is closed; nil means never.
+func (s *Scratch) StopWhen(done <-chan struct{}) { s.stop = done }
+
+// stopped says whether the rest of the work is not wanted any more.
+func (s *Scratch) stopped() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// floats returns n floats of unspecified content; slot keeps three such spaces apart.
 func (s *Scratch) floats(slot, n int) []float32 {
 	if cap(s.f[slot]) < n {
 		s.f[slot] = make([]float32, n)
@@ -105,19 +121,12 @@ type Coster interface {
 	Cost(in []*Tensor, out []Spec) (flops, scratch int64)
 }
 
-// Fuser is an Op that can take over the one that follows it. The engine calls it while compiling, before the Op is used.
-type Fuser interface {
-	// FuseRelu makes the Op apply ReLU to its output.
-	FuseRelu()
-	// FuseBias makes the Op add a vector along its last dimension and reports whether it could.
-	FuseBias(bias *Tensor) bool
-}
-
 // Node is what an operator is built from.
 type Node struct {
 	*onnx.Node
 	Opset  int64
 	Consts []*Tensor // per input: its value when it is a constant of the model, else nil
+	Made   bool      // by the engine: the operator is one of those that no file can name
 }
 
 // constant returns input i when it is constant.
@@ -147,6 +156,9 @@ type Table map[string]spec
 // New compiles a node. It returns ErrUnsupported for what is not implemented and another error for what is wrong.
 func (t Table) New(n *Node) (Op, error) {
 	sp, ok := t[n.Op]
+	if n.Made {
+		sp, ok = madeTable()[n.Op]
+	}
 	if !ok || n.Domain != "" {
 		err := fmt.Errorf("%w: there is no %q of domain %q here (opset %d)", ErrUnsupported, n.Op, domain(n.Domain), n.Opset)
 		if why := reason(n.Domain, n.Op); why != "" {

@@ -1,0 +1,2 @@
+package engine
+func (c *compiler) rewrite() {}

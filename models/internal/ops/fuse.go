@@ -1,0 +1,200 @@
+package ops
+
+import "slices"
+
+// Fuser is a product that can take over what follows it. The engine calls it while compiling, before the Op is used.
+type Fuser interface {
+	Op
+	// FuseRelu makes the Op apply ReLU while it stores.
+	FuseRelu()
+	// FuseBias makes the Op add a vector along its last dimension while it stores, and reports whether it could.
+	FuseBias(bias *Tensor) bool
+	// blocks is Run in parts: every part of the results, elements from to from+n of the output, is handed to t while it is in the cache.
+	blocks(s *Scratch, in, out []*Tensor, t *Tailed)
+}
+
+// Packer is an Op that has its own copy of a constant input: the elements of that input are not read any more.
+type Packer interface {
+	Packs(input int) bool
+}
+
+// tailBlock is how many results a product computes before the operators that follow are applied to them: 128 KiB, so that they and what
+// they are computed from stay in the second-level cache.
+const tailBlock = 32 << 10
+
+// Tailed is a product with element-wise operators behind it, which are applied to each block of results while it is in the cache.
+type Tailed struct {
+	head   Fuser
+	inputs int // of the head; further inputs are the operands of stages
+	stages []stage
+}
+
+// stage is one operator behind a product: of one operand with constants, or of two.
+type stage struct {
+	op       Op
+	consts   []*Tensor // inputs after the first
+	operand  int       // input of the Tailed with the other operand, or -1
+	reversed bool      // the results are the second operand
+}
+
+// NewTailed returns an Op that does the work of op, which reads the given number of inputs, and can take stages; nil when op is no product.
+func NewTailed(op Op, inputs int) *Tailed {
+	if t, ok := op.(*Tailed); ok {
+		return t
+	}
+	if f, ok := op.(Fuser); ok {
+		return &Tailed{head: f, inputs: inputs}
+	}
+	return nil
+}
+
+// Append adds an operator of one operand; consts are its further inputs, all constant. It reports whether it could.
+func (t *Tailed) Append(op Op, consts []*Tensor) bool {
+	if _, ok := op.(Elementwise); !ok || slices.ContainsFunc(consts, func(c *Tensor) bool { return c != nil && c.Len() != 1 }) {
+		return false
+	}
+	t.stages = append(t.stages, stage{op: op, consts: consts, operand: -1})
+	return true
+}
+
+// AppendOperand adds an operator of two operands, one of which is the input of the given number. There can be one such. It reports whether
+// it could.
+func (t *Tailed) AppendOperand(op Op, input int, reversed bool) bool {
+	b, ok := op.(*binary)
+	if !ok || b.float == nil || b.mixed || b.compare || b.old || t.Operand() >= 0 {
+		return false
+	}
+	t.stages = append(t.stages, stage{op: op, operand: input, reversed: reversed})
+	return true
+}
+
+// Operand is the input that a stage reads, or -1.
+func (t *Tailed) Operand() int {
+	for _, st := range t.stages {
+		if st.operand >= 0 {
+			return st.operand
+		}
+	}
+	return -1
+}
+
+// Packs is that of the head.
+func (t *Tailed) Packs(i int) bool {
+	p, ok := t.head.(Packer)
+	return ok && i < t.inputs && p.Packs(i)
+}
+
+func (t *Tailed) Shape(in []*Tensor, out []Spec) error {
+	if err := t.head.Shape(in[:t.inputs], out); err != nil {
+		return err
+	}
+	i := t.Operand()
+	if i < 0 || t.aligned(in, out) {
+		return nil
+	}
+	if err := needFloat(in, i); err != nil {
+		return err
+	}
+	s, err := broadcast(nil, out[0].Shape, in[i].Shape)
+	out[0].Shape = s
+	return err
+}
+
+// aligned says whether the other operand has the shape of the results, so that blocks of both correspond.
+func (t *Tailed) aligned(in []*Tensor, out []Spec) bool {
+	i := t.Operand()
+	return i < 0 || in[i].DType == out[0].DType && slices.Equal(in[i].Shape, out[0].Shape)
+}
+
+func (t *Tailed) Cost(in []*Tensor, out []Spec) (flops, scratch int64) {
+	own := []Spec{{}}
+	if t.head.Shape(in[:t.inputs], own) != nil {
+		return 0, 0
+	}
+	if c, ok := t.head.(Coster); ok {
+		flops, scratch = c.Cost(in[:t.inputs], own)
+	}
+	if !t.aligned(in, own) {
+		scratch += int64(volume(own[0].Shape))
+	}
+	return flops + int64(len(t.stages))*int64(volume(out[0].Shape)), scratch
+}
+
+func (t *Tailed) Run(s *Scratch, in, out []*Tensor) {
+	own := s.spec[:]
+	_ = t.head.Shape(in[:t.inputs], own) // has been checked
+	if t.aligned(in, own) {
+		t.head.blocks(s, in, out, t)
+		return
+	}
+	// The operand has another shape. What is before it works on the results, what is after it on the output.
+	n := volume(own[0].Shape)
+	part := &Tensor{DType: own[0].DType, Shape: own[0].Shape, F: s.floats(2, n)}
+	t.head.Run(s, in[:t.inputs], []*Tensor{part})
+	for _, st := range t.stages {
+		if st.operand < 0 {
+			st.op.Run(s, append([]*Tensor{part}, st.consts...), []*Tensor{part})
+			continue
+		}
+		pair := []*Tensor{part, in[st.operand]}
+		if st.reversed {
+			slices.Reverse(pair)
+		}
+		st.op.Run(s, pair, out)
+		part = out[0]
+	}
+}
+
+// tailSpace holds the arguments of the stages, so that none is allocated for each block.
+type tailSpace struct {
+	y, other Tensor
+	dims     [1]int
+	args     [4]*Tensor
+	out      [1]*Tensor
+}
+
+// finish applies the stages to y, elements from, from+1, ... of the results.
+func (t *Tailed) finish(s *Scratch, in []*Tensor, y []float32, from int) {
+	w := &s.tail
+	w.dims[0] = len(y)
+	w.y = Tensor{DType: in[0].DType, Shape: w.dims[:], F: y}
+	w.out[0] = &w.y
+	for i := range t.stages {
+		st := &t.stages[i]
+		if st.operand < 0 {
+			st.op.Run(s, append(append(w.args[:0], &w.y), st.consts...), w.out[:])
+			continue
+		}
+		w.other = Tensor{DType: in[0].DType, Shape: w.dims[:], F: in[st.operand].F[from:][:len(y)]}
+		w.args[0], w.args[1] = &w.y, &w.other
+		if st.reversed {
+			w.args[0], w.args[1] = &w.other, &w.y
+		}
+		st.op.Run(s, w.args[:2], w.out[:])
+	}
+}
+
+// Elementwise is an Op whose output has the type and shape of its first input and depends, element by element, on nothing else; further
+// inputs are single numbers. It may write over its input.
+type Elementwise interface {
+	Op
+	elementwise()
+}
+
+func (*unary) elementwise() {}
+func (*clip) elementwise()  {}
+func (*silu) elementwise()  {}
+
+// InPlacer is an Op that may write over one of its inputs.
+type InPlacer interface {
+	// InPlace says whether the output may take the space of input i, given that both have one type and shape.
+	InPlace(i int) bool
+}
+
+// InPlace: each element is read before it is written.
+func (*unary) InPlace(i int) bool     { return i == 0 }
+func (*clip) InPlace(i int) bool      { return i == 0 }
+func (*silu) InPlace(i int) bool      { return i == 0 }
+func (*batchNorm) InPlace(i int) bool { return i == 0 }
+func (*binary) InPlace(i int) bool    { return i < 2 }
+func (*where) InPlace(i int) bool     { return i == 1 || i == 2 }
