@@ -43,6 +43,9 @@ func (c *compiler) enter(n *onnx.Node) error {
 	shown := *n
 	shown.Outputs = n.Outputs[:wanted]
 	in.Node.Node = &shown
+	if err := c.table.Check(&in.Node); err != nil {
+		return c.note(in.wrap(err))
+	}
 	if constant {
 		st, err := c.step(in)
 		if err != nil {
@@ -58,6 +61,8 @@ func (c *compiler) enter(n *onnx.Node) error {
 	c.nodes = append(c.nodes, in)
 	return nil
 }
+
+func (n *node) wrap(err error) error { return fmt.Errorf("%s (opset %d): %w", n.title, n.Opset, err) }
 
 // note keeps errors of operators that are not implemented, so that all can be named at once.
 func (c *compiler) note(err error) error {
@@ -82,7 +87,7 @@ func (c *compiler) step(n *node) (*step, error) {
 	}
 	op, err := c.table.New(&n.Node)
 	if err != nil {
-		return nil, fmt.Errorf("%s (opset %d): %w", n.title, n.Opset, err)
+		return nil, n.wrap(err)
 	}
 	_, alias := op.(ops.Aliaser)
 	return &step{op: op, name: n.Op, title: n.title, in: n.in, out: n.out, alias: alias}, nil

@@ -114,7 +114,9 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 		c.outSlot = append(c.outSlot, c.slot[v.Name])
 	}
 	if !l.NoFusion && len(c.errs) == 0 {
-		c.rewrite()
+		if err := c.rewrite(); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.build(); err != nil {
 		return nil, err

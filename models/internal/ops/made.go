@@ -10,6 +10,12 @@ func madeTable() map[string]spec {
 	}
 }
 
+// IsMade says whether an operator is one of those.
+func IsMade(op string) bool {
+	_, ok := madeTable()[op]
+	return ok
+}
+
 // silu is x*sigmoid(x), also called swish (Ramachandran, Zoph, Le 2017).
 type silu struct{ sigmoid Op }
 

@@ -48,13 +48,13 @@ func (s *Spec) set(d onnx.DType, shape ...int) {
 
 // Scratch is the working space of one session, reused from call to call.
 type Scratch struct {
-	Gemm kernel.Workspace
-	f    [3][]float32
-	d    []float64
-	i    []int
-	spec [1]Spec
+	Gemm        kernel.Workspace
+	f           [3][]float32
+	d           []float64
+	i           []int
+	spec        [1]Spec
 	tail, inner tailSpace // of blocks, and of what works on a block in parts
-	stop <-chan struct{}
+	stop        <-chan struct{}
 }
 
 // StopWhen makes long operators end early, with a result that must not be used, once done is closed; nil means never.
@@ -153,8 +153,13 @@ const many = 1 << 20
 // Table holds every operator by name.
 type Table map[string]spec
 
-// New compiles a node. It returns ErrUnsupported for what is not implemented and another error for what is wrong.
-func (t Table) New(n *Node) (Op, error) {
+// Check looks at everything about a node but its attributes and constants: the operator, its version, and which inputs and outputs there are.
+func (t Table) Check(n *Node) error {
+	_, err := t.find(n)
+	return err
+}
+
+func (t Table) find(n *Node) (*spec, error) {
 	sp, ok := t[n.Op]
 	if n.Made {
 		sp, ok = madeTable()[n.Op]
@@ -180,6 +185,15 @@ func (t Table) New(n *Node) (Op, error) {
 	wanted := slices.IndexFunc(n.Outputs[min(sp.outs, len(n.Outputs)):], func(s string) bool { return s != "" })
 	if wanted >= 0 {
 		return nil, fmt.Errorf("%w: output %d of %s", ErrUnsupported, sp.outs+wanted, n.Op)
+	}
+	return &sp, nil
+}
+
+// New compiles a node. It returns ErrUnsupported for what is not implemented and another error for what is wrong.
+func (t Table) New(n *Node) (Op, error) {
+	sp, err := t.find(n)
+	if err != nil {
+		return nil, err
 	}
 	a := newAttrs(n)
 	op, err := sp.build(n, a)
