@@ -31,6 +31,7 @@ type Program struct {
 	slots           int      // number of values
 	consts          []Tensor // by slot; only those with isConst
 	isConst         []bool
+	last            []int // by slot: the last step that reads it; the number of steps for an output, -1 when none does
 	inSlot, outSlot []int
 	limits          Limits
 	params          int64
@@ -45,7 +46,6 @@ type step struct {
 	title   string
 	in, out []int
 	alias   bool
-	free    []int // values that nobody needs after this step
 }
 
 // Inputs are the declared inputs, in the order Run takes them.
@@ -71,6 +71,7 @@ type compiler struct {
 	slot   map[string]int
 	uses   []int // how many nodes and graph outputs read a slot
 	nodes  []*node
+	ranks  map[int]int
 	maker  []int // node that gives a slot, -1 for none; while steps are built, the step
 	budget int64 // bytes for folded constants
 	work   int64 // arithmetic left for folding
@@ -85,7 +86,7 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 	}
 	c := &compiler{
 		Program: &Program{inputs: g.Inputs, outputs: g.Outputs, limits: l, opset: g.Opsets[""]},
-		table:   ops.NewTable(), opsets: g.Opsets, slot: map[string]int{}, budget: l.Memory, work: maxFold,
+		table:   ops.NewTable(), opsets: g.Opsets, slot: map[string]int{}, ranks: map[int]int{}, budget: l.Memory, work: maxFold,
 	}
 	nodes := reachable(g)
 	for _, v := range g.Inputs {
@@ -122,7 +123,7 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 		return nil, err
 	}
 	c.release()
-	c.liveness()
+	c.lastReaders()
 	return c.Program, nil
 }
 
@@ -191,26 +192,21 @@ func (c *compiler) constants(g *onnx.Graph, nodes []*onnx.Node) {
 	}
 }
 
-// liveness finds for each step the values it is the last to need.
-func (c *compiler) liveness() {
-	last := make([]int, c.slots)
-	for i := range last {
-		last[i] = -1
+// lastReaders finds for each value the last step that needs it.
+func (c *compiler) lastReaders() {
+	c.last = make([]int, c.slots)
+	for i := range c.last {
+		c.last[i] = -1
 	}
 	for i, st := range c.steps {
 		for _, s := range slices.Concat(st.in, st.out) {
 			if s >= 0 {
-				last[s] = i
+				c.last[s] = i
 			}
 		}
 	}
 	for _, s := range c.outSlot {
-		last[s] = len(c.steps)
-	}
-	for s, i := range last {
-		if i >= 0 && i < len(c.steps) && !c.isConst[s] && !slices.Contains(c.inSlot, s) {
-			c.steps[i].free = append(c.steps[i].free, s)
-		}
+		c.last[s] = len(c.steps)
 	}
 }
 

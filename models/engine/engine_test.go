@@ -177,14 +177,14 @@ func TestSteadyStateKeepsItsBuffers(t *testing.T) {
 	x := input(noise(rand.New(rand.NewPCG(8, 8)), 50, 2, 9, 9))
 	run(t, s, x)
 	run(t, s, x)
-	held, blocks := s.held, len(s.blocks)
+	held, arena := len(s.floats), s.arena
 	small := input(noise(rand.New(rand.NewPCG(9, 9)), 3, 2, 9, 9))
 	for range 5 {
 		run(t, s, small)
 		run(t, s, x)
 	}
-	if s.held != held || len(s.blocks) != blocks {
-		t.Errorf("%d bytes in %d blocks became %d in %d", held, blocks, s.held, len(s.blocks))
+	if len(s.floats) != held || s.arena != arena {
+		t.Errorf("%d elements of arena %d became %d of %d", held, arena, len(s.floats), s.arena)
 	}
 	in := []*Tensor{x}
 	allocs := testing.AllocsPerRun(5, func() {
@@ -307,8 +307,8 @@ func TestMemoryLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := p.NewSession()
-	if _, err := s.Run(t.Context(), []*Tensor{x}); !errors.Is(err, ErrTooLarge) || s.held > 1<<20 {
-		t.Errorf("doubling gives %v with %d bytes held", err, s.held)
+	if _, err := s.Run(t.Context(), []*Tensor{x}); !errors.Is(err, ErrTooLarge) || 4*len(s.floats) > 1<<20 {
+		t.Errorf("doubling gives %v with %d elements held", err, len(s.floats))
 	}
 	if _, err := p.Plan([]*Tensor{x}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("the plan gives %v", err)

@@ -111,11 +111,20 @@ func dropIdentity(c *compiler, n *node) bool {
 	return changed
 }
 
-// rankOf is the number of dimensions of a value, or -1 when the graph does not tell.
+// rankOf is the number of dimensions of a value, or -1 when the graph does not tell. Rewriting never changes it.
 func (c *compiler) rankOf(s int, depth int) int {
 	if s < 0 || depth > 64 {
 		return -1
 	}
+	r, ok := c.ranks[s]
+	if !ok {
+		r = c.findRank(s, depth)
+		c.ranks[s] = r
+	}
+	return r
+}
+
+func (c *compiler) findRank(s int, depth int) int {
 	if c.isConst[s] {
 		return len(c.consts[s].Shape)
 	}

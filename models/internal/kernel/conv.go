@@ -273,7 +273,7 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 		area = oh / 2 * (ow / 2)
 	}
 	var bias []float32
-	for row := 0; row < oh; row += t.s.rows {
+	for row := 0; row < oh && !w.stopped(); row += t.s.rows {
 		rows := min(t.s.rows, oh-row)
 		flat := (rows-1)*t.s.w + ow
 		for c := 0; c < t.p.out; {

@@ -26,6 +26,7 @@ type Workspace struct {
 	a, b  []float32
 	st    store
 	skip  skip
+	stop  <-chan struct{}
 
 	image, out, bias []float32 // of a convolution
 	off              []uint32
@@ -34,6 +35,20 @@ type Workspace struct {
 	vector vectorLevel
 	depth  depthwisePlan
 	pool   poolSpace
+}
+
+// StopWhen makes products and convolutions end early, within some milliseconds and with results that must not be used, once done is closed.
+// nil, as at first, means never.
+func (w *Workspace) StopWhen(done <-chan struct{}) { w.stop = done }
+
+// stopped says whether the results are not wanted any more.
+func (w *Workspace) stopped() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (w *Workspace) use() level {
@@ -168,7 +183,7 @@ func (w *Workspace) run(m, n, k int, left, right *operand, to store) {
 		for j := 0; j < n; j = st.cols.end {
 			st.cols = st.cols.from(j, panels)
 			bp := right.panels(&w.b, p, kc, st.cols)
-			for i := 0; i < m; i = st.rows.end {
+			for i := 0; i < m && !w.stopped(); i = st.rows.end {
 				st.rows = st.rows.from(i, tiles)
 				if direct {
 					lv.block(kc, left.raw[i*left.ld+p:], left.ld, bp, st)

@@ -157,7 +157,7 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 			img = staged
 		}
 		all := count * t.th * t.tw
-		for from := 0; from < all; from += tiles {
+		for from := 0; from < all && !w.stopped(); from += tiles {
 			runs := t.place(from, min(tiles, all-from), y.Stride)
 			lv.winogradIn(p.winograd, g.C, img, t.plane, t.width, t.at[:tiles], v)
 			for c := 0; c < p.out; {

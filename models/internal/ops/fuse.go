@@ -198,3 +198,57 @@ func (*silu) InPlace(i int) bool      { return i == 0 }
 func (*batchNorm) InPlace(i int) bool { return i == 0 }
 func (*binary) InPlace(i int) bool    { return i < 2 }
 func (*where) InPlace(i int) bool     { return i == 1 || i == 2 }
+
+// Viewer is an Op whose outputs may be parts of its first input, without a copy.
+type Viewer interface {
+	// View returns where output k begins in the elements of input 0 and whether it is a contiguous part of it, for these inputs.
+	View(in []*Tensor, k int) (offset int, ok bool)
+}
+
+// View: what is cut is the outermost dimension that is not 1.
+func (s *slice) View(in []*Tensor, _ int) (int, bool) {
+	cuts, err := s.cuts(in)
+	if err != nil {
+		return 0, false
+	}
+	inner := in[0].Len()
+	for i, c := range cuts {
+		d := in[0].Shape[i]
+		inner /= max(d, 1)
+		if c.n == d && c.step == 1 {
+			if d != 1 {
+				return 0, whole(cuts[i+1:], in[0].Shape[i+1:])
+			}
+			continue
+		}
+		return c.first * inner, c.step == 1 && whole(cuts[i+1:], in[0].Shape[i+1:])
+	}
+	return 0, true
+}
+
+// whole says that nothing is cut.
+func whole(cuts []cut, shape []int) bool {
+	for i, c := range cuts {
+		if c.n != shape[i] || c.step != 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// View: the parts follow each other when there is one row of them.
+func (s *splitOp) View(in []*Tensor, k int) (int, bool) {
+	axis, err := axisOf(s.axis, len(in[0].Shape))
+	if err != nil || volume(in[0].Shape[:axis]) != 1 {
+		return 0, false
+	}
+	sizes, err := s.sizes.of(in)
+	if err != nil || sizes == nil {
+		return 0, false
+	}
+	at := int64(0)
+	for _, n := range sizes[:k] {
+		at += n
+	}
+	return int(at) * volume(in[0].Shape[axis+1:]), true
+}

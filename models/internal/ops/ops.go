@@ -58,7 +58,10 @@ type Scratch struct {
 }
 
 // StopWhen makes long operators end early, with a result that must not be used, once done is closed; nil means never.
-func (s *Scratch) StopWhen(done <-chan struct{}) { s.stop = done }
+func (s *Scratch) StopWhen(done <-chan struct{}) {
+	s.stop = done
+	s.Gemm.StopWhen(done)
+}
 
 // stopped says whether the rest of the work is not wanted any more.
 func (s *Scratch) stopped() bool {
