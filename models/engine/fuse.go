@@ -49,6 +49,18 @@ func (c *compiler) fuseInStore(n *node, st *step) bool {
 		f.FuseRelu()
 		c.takeOver(prev, st)
 		return true
+	case "Clip":
+		prev := c.before(from)
+		lo, hi, ok := c.bounds(n)
+		if prev == nil || !ok {
+			return false
+		}
+		f, ok := prev.op.(ops.Fuser)
+		if !ok || !f.FuseClip(float32(lo), float32(hi)) {
+			return false
+		}
+		c.takeOver(prev, st)
+		return true
 	case "MaxPool":
 		prev := c.before(from)
 		if prev == nil {

@@ -127,9 +127,9 @@ func space(buf *[]float32, n int) []float32 {
 type shifter interface {
 	level
 	// shift computes, for the h rows of a panel, c[i*ldc+j] = sum over p of a[p*h+i] * x[off[p]+j] for j < n and applies bias (nil for
-	// none) and ReLU. It may compute up to nr columns even when n is less: no element of off is more than reach, and x has reach+max(n, nr)
-	// elements.
-	shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool)
+	// none) and of e ReLU and the limits. It may compute up to nr columns even when n is less: no element of off is more than reach, and x
+	// has reach+max(n, nr) elements.
+	shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, e *Epilogue)
 	// halve is [Workspace.Halve] for planes of src and dst, plane and area elements apart. No number is 0.
 	halve(planes, rows, cols int, src []float32, plane, ld int, dst []float32, area int)
 }
@@ -243,6 +243,7 @@ func (w *Workspace) shift(p *PackedConv, g *Window, n int, x, y Images, e *Epilo
 	t.reach = s.offsets(g, t.off)
 	t.ld = (max(s.flat, nr) + nr - 1) / nr * nr
 	t.out = space(&w.out, mr*t.ld+2*nr)
+	w.end = *e
 	for i := range n {
 		img := x.F[i*x.Stride:][:g.C*g.H*g.W]
 		if s.staged {
@@ -281,7 +282,7 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 			if t.e.Bias != nil {
 				bias = t.e.Bias[c:][:h]
 			}
-			t.lv.shift(h, flat, t.reach, t.p.panels[c*t.p.k:][:h*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, t.e.Relu)
+			t.lv.shift(h, flat, t.reach, t.p.panels[c*t.p.k:][:h*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, &w.end)
 			t.put(w, h, y[c*area:][:h*area], area, row, rows, ow)
 			c += h
 		}

@@ -50,6 +50,9 @@ func wanted(g *Window, out int, img, weights []float32, e *Epilogue) []float32 {
 			if e.Relu {
 				plane[i] = max(plane[i], 0)
 			}
+			if e.Clip {
+				plane[i] = min(max(plane[i], e.Lo), e.Hi)
+			}
 		}
 		half = append(half, refHalve(plane, oh, ow)...)
 	}
@@ -71,6 +74,9 @@ func TestConvMatchesReference(t *testing.T) {
 			e := Epilogue{Relu: trial&1 != 0, Halve: trial&2 != 0}
 			if trial&4 != 0 {
 				e.Bias = bias
+			}
+			if trial&8 != 0 {
+				e.Clip, e.Lo, e.Hi = true, -0.5, 1
 			}
 			area := g.OutH() * g.OutW()
 			if e.Halve {

@@ -90,6 +90,10 @@ func put4(s *store, i, j int, acc *[genericCols]float32) {
 		if s.end.Relu {
 			v0, v1, v2, v3 = max(v0, 0), max(v1, 0), max(v2, 0), max(v3, 0)
 		}
+		if s.end.Clip {
+			lo, hi := s.end.Lo, s.end.Hi
+			v0, v1, v2, v3 = min(max(v0, lo), hi), min(max(v1, lo), hi), min(max(v2, lo), hi), min(max(v3, lo), hi)
+		}
 	}
 	dst[0], dst[1], dst[2], dst[3] = v0, v1, v2, v3
 }

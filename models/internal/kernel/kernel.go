@@ -26,6 +26,7 @@ type Workspace struct {
 	a, b  []float32
 	st    store
 	skip  skip
+	end   Epilogue // of a convolution; here for the same reason as st
 	stop  <-chan struct{}
 
 	image, out, bias []float32 // of a convolution
@@ -68,12 +69,14 @@ func (w *Workspace) Gemm(transA, transB bool, m, n, k int, alpha float32, a []fl
 	w.run(m, n, k, &left, &right, store{c: c, ldc: ldc, alpha: alpha, beta: beta})
 }
 
-// Epilogue is what is done to each element of a product while it is stored: the bias is added, then ReLU is applied.
+// Epilogue is what is done to each element of a product while it is stored: the bias is added, then ReLU is applied, then the limits.
 type Epilogue struct {
 	Bias   []float32 // nil for none
 	PerRow bool      // Bias has one entry per row of C; otherwise one per column
 	Relu   bool      // negative results become 0
-	Halve  bool      // only of Conv: of each 2 x 2 results, without overlap, the greatest is stored; an odd last row or column is left out
+	Clip   bool      // results below Lo become Lo, results above Hi become Hi
+	Lo, Hi float32
+	Halve  bool // only of Conv: of each 2 x 2 results, without overlap, the greatest is stored; an odd last row or column is left out
 }
 
 // PackedA is a left operand (m x k) in the form the kernels read, made once for a matrix that is multiplied often.

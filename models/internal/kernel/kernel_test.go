@@ -169,11 +169,11 @@ func TestPackedFormsMatchReference(t *testing.T) {
 
 				refGemm(false, trans, m, n, k, 1, a, k, b, pick(trans, k, n), 0, want, n)
 				for i := range want {
-					want[i] += bias[i%n]
+					want[i] = min(max(want[i]+bias[i%n], -1), 2)
 				}
 				pb := packB(lv, trans, k, n, b, pick(trans, k, n))
 				c, check = guarded(r, m*n)
-				w.MulB(m, a, k, pb, c, n, Epilogue{Bias: bias})
+				w.MulB(m, a, k, pb, c, n, Epilogue{Bias: bias, Clip: true, Lo: -1, Hi: 2})
 				near(t, c, want, k)
 				check(t, "MulB")
 			}

@@ -77,4 +77,9 @@ func (e *Epilogue) apply(dst []float32, i, j int) {
 			dst[x] = max(v, 0) // without a branch: the sign of a result is hard to predict
 		}
 	}
+	if e.Clip {
+		for x, v := range dst {
+			dst[x] = min(max(v, e.Lo), e.Hi)
+		}
+	}
 }

@@ -167,8 +167,8 @@ func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
 	if !st.first || st.beta == 1 {
 		t.end |= endAdd
 	}
-	if st.last && st.end.Relu {
-		t.end |= endRelu
+	if st.last {
+		t.limits(&st.end)
 	}
 	direct := st.alpha == 1 && (!st.first || st.beta == 0 || st.beta == 1)
 	end := t.end
@@ -212,6 +212,17 @@ func (v vector) block(kc int, a []float32, lda int, b []float32, st *store) {
 			i += h
 		}
 		j += width * nr
+	}
+}
+
+// limits makes a tile apply ReLU and the limits.
+func (t *tile) limits(e *Epilogue) {
+	if e.Relu {
+		t.end |= endRelu
+	}
+	if e.Clip {
+		t.end |= endClip
+		t.lo, t.hi = e.Lo, e.Hi
 	}
 }
 
@@ -290,15 +301,13 @@ func (v vector) indirect(h int, t *tile, st *store, i, j int) {
 	}
 }
 
-func (v vector) shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, relu bool) {
+func (v vector) shift(h, n, reach int, a []float32, off []uint32, x, c []float32, ldc int, bias []float32, e *Epilogue) {
 	none := float32(0)
 	t := tile{form: formShift, k: len(off), off: &off[0], ldc: ldc, bias: &none}
 	if bias != nil {
 		t.end, t.bias = endBiasRows, &bias[:h][0]
 	}
-	if relu {
-		t.end |= endRelu
-	}
+	t.limits(e)
 	_, nr := v.tile()
 	last := max(n-nr, 0)
 	t.a, t.cols = &a[:h*len(off)][0], nr

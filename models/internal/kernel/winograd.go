@@ -143,8 +143,11 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 	v, out := out[:elements*(g.C+1)*tiles], out[elements*(g.C+1)*tiles:]
 	m, res := out[:elements*mr*tiles], out[elements*mr*tiles:]
 	lo, hi := float32(math.Inf(-1)), float32(math.Inf(1))
+	if e.Clip {
+		lo, hi = e.Lo, e.Hi
+	}
 	if e.Relu {
-		lo = 0
+		lo = max(lo, 0)
 	}
 	for i := 0; i < n; i += t.group {
 		count := min(t.group, n-i)

@@ -16,8 +16,7 @@ type conv struct {
 	planar []*kernel.PackedConv // instead of packed: one or two dimensions
 	depth  []float32            // instead of packed: weights of one channel a group, one or two dimensions
 	bias   []float32            // the constant bias; nil when it comes with the inputs or is left out
-	relu   bool
-	halved bool // only with planar: a MaxPool of 2 x 2 follows
+	end    kernel.Epilogue      // without the bias; Halve only with planar, where a MaxPool of 2 x 2 follows
 }
 
 // PoolFuser is an Op that can take over the pooling that follows it. The engine calls it while compiling, before the Op is used.
@@ -92,7 +91,7 @@ func (c *conv) Shape(in []*Tensor, out []Spec) error {
 	if err != nil {
 		return err
 	}
-	if c.halved {
+	if c.end.Halve {
 		g.out[1], g.out[2] = g.out[1]/2, g.out[2]/2
 		if g.out[1] == 0 || g.out[2] == 0 {
 			return fmt.Errorf("a window of 2 x 2 does not fit the result for an input of shape %v", x)
@@ -109,7 +108,7 @@ func (c *conv) Cost(in []*Tensor, out []Spec) (int64, int64) {
 	g, _ := c.place2(in)
 	area := int64(volume(g.out[:]))
 	flops := 2 * int64(volume(out[0].Shape[:2])) * area * k
-	if c.halved {
+	if c.end.Halve {
 		flops += 4 * results
 	}
 	if c.depth != nil {
@@ -157,7 +156,8 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 	}
 	direct := g.pointwise()
 	for q := range c.groups {
-		e := kernel.Epilogue{PerRow: true, Relu: c.relu, Halve: c.halved}
+		e := c.end
+		e.PerRow = true
 		if bias != nil {
 			e.Bias = bias[q*m:][:m]
 		}
@@ -210,14 +210,15 @@ func finish(y []float32, n int, e *kernel.Epilogue) {
 				row[j] += e.Bias[i]
 			}
 		}
-		if e.Relu {
-			relu(row)
-		}
+		limit(row, e)
 	}
 }
 
 // FuseRelu applies ReLU while storing.
-func (c *conv) FuseRelu() { c.relu = true }
+func (c *conv) FuseRelu() { fuseRelu(&c.end) }
+
+// FuseClip limits while storing.
+func (c *conv) FuseClip(lo, hi float32) bool { return fuseClip(&c.end, lo, hi) }
 
 // FuseBias never applies: Conv has its own bias.
 func (c *conv) FuseBias(*Tensor) bool { return false }
@@ -225,7 +226,7 @@ func (c *conv) FuseBias(*Tensor) bool { return false }
 // FusePool takes over the maximum of 2 x 2 places without overlap.
 func (c *conv) FusePool(next Op) bool {
 	p, ok := next.(*pool)
-	if !ok || !p.max || p.ceil || p.auto != "NOTSET" && p.auto != "VALID" || c.planar == nil || c.halved {
+	if !ok || !p.max || p.ceil || p.auto != "NOTSET" && p.auto != "VALID" || c.planar == nil || c.end.Halve {
 		return false
 	}
 	if !slices.Equal(p.kernel, []int{2, 2}) || !slices.Equal(p.strides, []int{2, 2}) || slices.Max(append(p.dilations, 1)) > 1 {
@@ -234,7 +235,7 @@ func (c *conv) FusePool(next Op) bool {
 	if p.auto == "NOTSET" && slices.Max(append(p.pads, 0)) > 0 {
 		return false
 	}
-	c.halved = true
+	c.end.Halve = true
 	return true
 }
 

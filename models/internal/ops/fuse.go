@@ -7,6 +7,8 @@ type Fuser interface {
 	Op
 	// FuseRelu makes the Op apply ReLU while it stores.
 	FuseRelu()
+	// FuseClip makes the Op limit its output to lo and hi while it stores, and reports whether it could.
+	FuseClip(lo, hi float32) bool
 	// FuseBias makes the Op add a vector along its last dimension while it stores, and reports whether it could.
 	FuseBias(bias *Tensor) bool
 	// blocks is Run in parts: every part of the results, elements from to from+n of the output, is handed to t while it is in the cache.

@@ -134,9 +134,7 @@ func (g *gemm) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 		spread.Run(s, []*Tensor{out[0], in[2]}, out)
 	}
 	s.Gemm.Gemm(g.transA, g.transB, m, n, k, g.alpha, in[0].F, in[0].Shape[1], in[1].F, in[1].Shape[1], beta, y, n)
-	if g.end.Relu {
-		relu(y)
-	}
+	limit(y, &g.end)
 	if t != nil {
 		t.finish(s, in, y, 0)
 	}
@@ -165,14 +163,43 @@ func packedRows(s *Scratch, in []*Tensor, m, k int, b *kernel.PackedB, y []float
 // rowsStep is a multiple of the tiles of most levels.
 const rowsStep = 24
 
-func relu(y []float32) {
-	for i, v := range y {
-		y[i] = max(v, 0)
+// limit applies ReLU and the limits of an epilogue to a product that was computed without.
+func limit(y []float32, e *kernel.Epilogue) {
+	if e.Relu {
+		for i, v := range y {
+			y[i] = max(v, 0)
+		}
+	}
+	if e.Clip {
+		for i, v := range y {
+			y[i] = min(max(v, e.Lo), e.Hi)
+		}
 	}
 }
 
+// fuseRelu adds ReLU to what is done while results are stored.
+func fuseRelu(e *kernel.Epilogue) {
+	if e.Clip { // ReLU comes before the limits; behind them it is one of them
+		e.Lo, e.Hi = max(e.Lo, 0), max(e.Hi, 0)
+		return
+	}
+	e.Relu = true
+}
+
+// fuseClip adds limits, once.
+func fuseClip(e *kernel.Epilogue, lo, hi float32) bool {
+	if e.Clip {
+		return false
+	}
+	e.Clip, e.Lo, e.Hi = true, lo, hi
+	return true
+}
+
 // FuseRelu applies ReLU while storing.
-func (g *gemm) FuseRelu() { g.end.Relu = true }
+func (g *gemm) FuseRelu() { fuseRelu(&g.end) }
+
+// FuseClip limits while storing.
+func (g *gemm) FuseClip(lo, hi float32) bool { return fuseClip(&g.end, lo, hi) }
 
 // FuseBias never applies: Gemm has its own bias.
 func (g *gemm) FuseBias(*Tensor) bool { return false }
@@ -259,9 +286,7 @@ func (m *matMul) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 		}
 		part := y[at*rows0*n:][:rows0*n]
 		s.Gemm.Gemm(false, false, rows0, n, k, 1, in[0].F[pa*rows0*k:], k, in[1].F[pb*k*n:], n, 0, part, n)
-		if m.end.Relu {
-			relu(part)
-		}
+		limit(part, &m.end)
 		if t != nil {
 			t.finish(s, in, part, at*rows0*n)
 		}
@@ -273,11 +298,14 @@ func (m *matMul) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 func (m *matMul) Packs(i int) bool { return m.packed != nil && i == 1 }
 
 // FuseRelu applies ReLU while storing.
-func (m *matMul) FuseRelu() { m.end.Relu = true }
+func (m *matMul) FuseRelu() { fuseRelu(&m.end) }
+
+// FuseClip limits while storing.
+func (m *matMul) FuseClip(lo, hi float32) bool { return fuseClip(&m.end, lo, hi) }
 
 // FuseBias adds a vector to each row while storing.
 func (m *matMul) FuseBias(bias *Tensor) bool {
-	if m.packed == nil || m.end.Relu || m.end.Bias != nil || len(bias.Shape) != 1 || !bias.DType.IsFloat() {
+	if m.packed == nil || m.end.Relu || m.end.Clip || m.end.Bias != nil || len(bias.Shape) != 1 || !bias.DType.IsFloat() {
 		return false
 	}
 	if _, n := m.packed.Dims(); bias.Len() != n {
