@@ -90,7 +90,8 @@ func (c *compiler) step(n *node) (*step, error) {
 		return nil, n.wrap(err)
 	}
 	_, alias := op.(ops.Aliaser)
-	return &step{op: op, name: n.Op, title: n.title, in: n.in, out: n.out, alias: alias}, nil
+	flat, _ := op.(ops.Elementwise)
+	return &step{op: op, flat: flat, name: n.Op, title: n.title, in: n.in, out: n.out, alias: alias}, nil
 }
 
 // build turns the nodes that are left into steps.

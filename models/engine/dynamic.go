@@ -7,19 +7,26 @@ import (
 	"idunno/models/internal/ops"
 )
 
-// dynamic runs a program whose shapes depend on computed values: memory is found for each output when its step comes, among blocks that
-// are kept from run to run.
+// dynamic runs a program without a plan, where shapes depend on computed values: memory is found for each output when its step comes, among
+// blocks that are kept from run to run. In a dry run it only works out shapes and costs.
 type dynamic struct {
 	p       *Program
 	vals    []Tensor // by slot
 	block   []int    // by slot: the block its elements are in, -1 for none
 	blocks  []block
-	held    int64   // bytes in blocks
-	free    [][]int // by step: values that nobody needs after it
+	held    int64 // bytes in blocks
 	args    [][]*Tensor
 	outs    [][]*Tensor
 	specs   []ops.Spec
+	scratch *ops.Scratch
 	results []*Tensor
+	free    [][]int // by step: values that nobody needs after it
+
+	dry              bool
+	flops            int64
+	shown            []Step
+	spent            int64 // arithmetic done in a dry run
+	live, peak, temp int64 // bytes: alive now, most alive at once, largest scratch space
 }
 
 // block is memory for the elements of one value or of several views of it.
@@ -29,8 +36,9 @@ type block struct {
 	refs int
 }
 
-func newDynamic(p *Program) *dynamic {
-	s := &dynamic{p: p, vals: make([]Tensor, p.slots), block: make([]int, p.slots), free: make([][]int, len(p.steps))}
+// newDynamic uses the scratch space of a session.
+func newDynamic(p *Program, scratch *ops.Scratch) *dynamic {
+	s := &dynamic{p: p, scratch: scratch, free: make([][]int, len(p.steps)), vals: make([]Tensor, p.slots), block: make([]int, p.slots)}
 	arg := func(slots []int) []*Tensor {
 		list := make([]*Tensor, len(slots))
 		for i, x := range slots {
@@ -62,7 +70,51 @@ func newDynamic(p *Program) *dynamic {
 }
 
 // run is [Session.Run] for inputs that have been checked.
-func (s *dynamic) run(ctx context.Context, in []*Tensor, scratch *ops.Scratch) ([]*Tensor, error) {
+func (s *dynamic) run(ctx context.Context, in []*Tensor) ([]*Tensor, error) {
+	s.start(in)
+	if err := s.steps(ctx); err != nil {
+		return nil, err
+	}
+	return s.results, ctx.Err()
+}
+
+// plan is [Program.Plan] by a dry run.
+func (s *dynamic) plan(in []*Tensor) (*Plan, error) {
+	s.dry = true
+	s.start(in)
+	err := s.steps(context.Background())
+	if ops.NeedsValues(err) {
+		return nil, fmt.Errorf("%w: %w", ErrShapeUnknown, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	plan := &Plan{FLOPs: s.flops, Peak: s.peak + s.temp, Steps: s.shown}
+	for _, t := range s.results {
+		plan.Outputs = append(plan.Outputs, Tensor{DType: t.DType, Shape: t.Shape})
+	}
+	return plan, nil
+}
+
+func (s *dynamic) steps(ctx context.Context) error {
+	for i := range s.p.steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		flops := s.flops
+		if err := s.step(i); err != nil {
+			return fmt.Errorf("%s: %w", s.p.steps[i].title, err)
+		}
+		if st := &s.p.steps[i]; s.dry && !st.alias {
+			v := &s.vals[st.out[0]]
+			s.shown = append(s.shown, Step{st.name, st.title, Tensor{DType: v.DType, Shape: v.Shape}, s.flops - flops})
+		}
+	}
+	return nil
+}
+
+// start takes the inputs and frees what the last run left.
+func (s *dynamic) start(in []*Tensor) {
 	for i := range s.blocks {
 		s.blocks[i].refs = 0
 	}
@@ -72,19 +124,10 @@ func (s *dynamic) run(ctx context.Context, in []*Tensor, scratch *ops.Scratch) (
 	for i, t := range in {
 		s.vals[s.p.inSlot[i]] = *t
 	}
-	for i := range s.p.steps {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if err := s.step(i, scratch); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.p.steps[i].title, err)
-		}
-	}
-	return s.results, ctx.Err()
 }
 
-// step runs one operator.
-func (s *dynamic) step(i int, scratch *ops.Scratch) (err error) {
+// step runs one operator, or in a dry run only works out its shapes.
+func (s *dynamic) step(i int) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("failed: %v", r)
@@ -99,33 +142,35 @@ func (s *dynamic) step(i int, scratch *ops.Scratch) (err error) {
 	if err != nil {
 		return err
 	}
+	run := !s.dry || s.worthKnowing(st, args, specs, size)
 	for k, slot := range st.out {
 		v := &s.vals[slot]
 		v.DType, v.F, v.I = specs[k].DType, nil, nil
 		v.Shape = append(v.Shape[:0], specs[k].Shape...)
-		if !st.alias {
+		if st.alias {
+			v.F, v.I = args[0].F, args[0].I
+			if b := s.block[st.in[0]]; b >= 0 {
+				s.block[slot] = b
+				s.blocks[b].refs++
+			}
+		} else if run {
 			s.acquire(slot)
-			continue
-		}
-		v.F, v.I = args[0].F, args[0].I
-		if b := s.block[st.in[0]]; b >= 0 {
-			s.block[slot] = b
-			s.blocks[b].refs++
 		}
 	}
-	if !st.alias && size > 0 { // an empty tensor may have dimensions that it would take long to walk through
-		st.op.Run(scratch, args, outs)
+	if run && !st.alias && size > 0 { // an empty tensor may have dimensions that it would take long to walk through
+		st.op.Run(s.scratch, args, outs)
 	}
 	for _, slot := range s.free[i] {
 		if b := s.block[slot]; b >= 0 {
 			s.blocks[b].refs--
 			s.block[slot] = -1
 		}
+		s.live -= s.bytes(slot)
 	}
 	return nil
 }
 
-// check enforces the memory limit for the outputs of a step. It returns their bytes.
+// check enforces the memory limit for the outputs of a step and counts its cost. It returns the bytes of the outputs.
 func (s *dynamic) check(st *step, args []*Tensor, specs []ops.Spec) (int64, error) {
 	limit := s.p.limits.Memory
 	total := int64(0)
@@ -138,13 +183,63 @@ func (s *dynamic) check(st *step, args []*Tensor, specs []ops.Spec) (int64, erro
 	}
 	temp := int64(0)
 	if c, ok := st.op.(ops.Coster); ok {
-		_, scratch := c.Cost(args, specs)
+		flops, scratch := c.Cost(args, specs)
+		s.flops += flops
 		temp = 4 * scratch
 	}
-	if temp > limit || total > limit || s.demand(st, specs)+temp > limit {
+	if temp > limit || total > limit {
+		return 0, fmt.Errorf("%w: %d MiB for one node, at most %d MiB are allowed", ErrTooLarge, (temp+total)>>20, limit>>20)
+	}
+	if s.dry {
+		s.temp = max(s.temp, temp)
+		s.live += total
+		s.peak = max(s.peak, s.live)
+		if s.peak+s.temp > limit {
+			return 0, fmt.Errorf("%w: %d MiB for this run, at most %d MiB are allowed", ErrTooLarge, (s.peak+s.temp)>>20, limit>>20)
+		}
+		return total, nil
+	}
+	if s.demand(st, specs)+temp > limit {
 		return 0, fmt.Errorf("%w: at most %d MiB are allowed; use a smaller batch", ErrTooLarge, limit>>20)
 	}
 	return total, nil
+}
+
+// bytes is the size of a value in a dry run.
+func (s *dynamic) bytes(slot int) int64 {
+	if !s.dry {
+		return 0
+	}
+	v := &s.vals[slot]
+	n, _ := sizeOf(ops.Spec{DType: v.DType, Shape: v.Shape}, 1<<62)
+	return n
+}
+
+// worthKnowing decides in a dry run whether to compute a step: only small tensors that come from nothing but shapes and constants.
+func (s *dynamic) worthKnowing(st *step, args []*Tensor, specs []ops.Spec, size int64) bool {
+	if st.alias {
+		return false
+	}
+	work := size
+	if _, ok := st.op.(ops.Sizer); !ok {
+		for _, a := range args {
+			if a != nil && !a.Known() {
+				return false
+			}
+			if a != nil {
+				work += int64(a.Len())
+			}
+		}
+		if c, ok := st.op.(ops.Coster); ok {
+			flops, _ := c.Cost(args, specs)
+			work += flops
+		}
+	}
+	if work > 1<<20 || s.spent+work > maxFold {
+		return false
+	}
+	s.spent += work
+	return true
 }
 
 // demand is the memory the session would hold after the outputs of a step are allocated.

@@ -46,6 +46,7 @@ type step struct {
 	title   string
 	in, out []int
 	alias   bool
+	flat    ops.Elementwise // op, if it is one
 }
 
 // Inputs are the declared inputs, in the order Run takes them.

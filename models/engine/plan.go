@@ -34,7 +34,7 @@ func (p *Program) Plan(in []*Tensor) (*Plan, error) {
 		return nil, err
 	}
 	if pl.dynamic {
-		return nil, fmt.Errorf("%s: %w", pl.unknown, ErrShapeUnknown)
+		return newDynamic(p, &ops.Scratch{}).plan(in)
 	}
 	out := &Plan{Peak: 4*int64(pl.floats) + 8*int64(pl.ints) + pl.temp}
 	for _, t := range pl.results {
@@ -54,8 +54,7 @@ func (p *Program) Plan(in []*Tensor) (*Plan, error) {
 // plan is where everything lies in a run with inputs of certain shapes. The arenas belong to the session; all of its plans share them.
 type plan struct {
 	shapes  [][]int // of the inputs
-	dynamic bool    // a shape depends on computed values; nothing else holds
-	unknown string  // the node whose shape that is
+	dynamic bool    // a shape depends on computed values, or there are too many: nothing else holds
 
 	vals       []Tensor // by slot
 	args, outs [][]*Tensor
@@ -130,7 +129,7 @@ func (p *Program) newPlan(in []*Tensor) (*plan, error) {
 		pl.args, pl.outs = append(pl.args, arg(st.in)), append(pl.outs, arg(st.out))
 		err := pl.step(p, i)
 		if ops.NeedsValues(err) || err == nil && len(pl.buffers) > maxBuffers {
-			return &plan{shapes: pl.shapes, dynamic: true, unknown: st.title}, nil
+			return &plan{shapes: pl.shapes, dynamic: true}, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", st.title, err)

@@ -40,9 +40,9 @@ func (s *Session) Run(ctx context.Context, in []*Tensor) ([]*Tensor, error) {
 	s.scratch.StopWhen(ctx.Done())
 	if pl.dynamic {
 		if s.dynamic == nil {
-			s.dynamic = newDynamic(s.p)
+			s.dynamic = newDynamic(s.p, &s.scratch)
 		}
-		return s.dynamic.run(ctx, in, &s.scratch)
+		return s.dynamic.run(ctx, in)
 	}
 	s.bind(pl, in)
 	if err := s.compute(ctx, pl); err != nil {
@@ -124,7 +124,12 @@ func (s *Session) compute(ctx context.Context, pl *plan) (err error) {
 			return err
 		}
 		s.at = i
-		s.p.steps[i].op.Run(&s.scratch, pl.args[i], pl.outs[i])
+		st := &s.p.steps[i]
+		if st.flat != nil {
+			ops.RunFlat(&s.scratch, st.flat, pl.args[i], pl.outs[i])
+			continue
+		}
+		st.op.Run(&s.scratch, pl.args[i], pl.outs[i])
 	}
 	return ctx.Err() // the last step may have been interrupted
 }

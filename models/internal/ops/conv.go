@@ -134,7 +134,7 @@ func (c *conv) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 		part := y.F[i*per:][:n*per]
 		c.images(s, in, n, x.F[i*size:][:n*size], part)
 		if t != nil {
-			t.finish(s, in, part, i*per)
+			t.finish(s, in[0].DType, part, i*per)
 		}
 	}
 }

@@ -1,6 +1,10 @@
 package ops
 
-import "slices"
+import (
+	"slices"
+
+	"idunno/models/onnx"
+)
 
 // Fuser is a product that can take over what follows it. The engine calls it while compiling, before the Op is used.
 type Fuser interface {
@@ -126,7 +130,10 @@ func (t *Tailed) Run(s *Scratch, in, out []*Tensor) {
 	own := s.spec[:]
 	_ = t.head.Shape(in[:t.inputs], own) // has been checked
 	if t.aligned(in, own) {
-		t.head.blocks(s, in, out, t)
+		if i := t.Operand(); i >= 0 {
+			s.tail.operand = in[i].F
+		}
+		t.head.blocks(s, in[:t.inputs], out, t)
 		return
 	}
 	// The operand has another shape. What is before it works on the results, what is after it on the output.
@@ -150,16 +157,17 @@ func (t *Tailed) Run(s *Scratch, in, out []*Tensor) {
 // tailSpace holds the arguments of the stages, so that none is allocated for each block.
 type tailSpace struct {
 	y, other Tensor
+	operand  []float32 // all of it
 	dims     [1]int
 	args     [4]*Tensor
 	out      [1]*Tensor
 }
 
 // finish applies the stages to y, elements from, from+1, ... of the results.
-func (t *Tailed) finish(s *Scratch, in []*Tensor, y []float32, from int) {
+func (t *Tailed) finish(s *Scratch, d onnx.DType, y []float32, from int) {
 	w := &s.tail
 	w.dims[0] = len(y)
-	w.y = Tensor{DType: in[0].DType, Shape: w.dims[:], F: y}
+	w.y = Tensor{DType: d, Shape: w.dims[:], F: y}
 	w.out[0] = &w.y
 	for i := range t.stages {
 		st := &t.stages[i]
@@ -167,7 +175,7 @@ func (t *Tailed) finish(s *Scratch, in []*Tensor, y []float32, from int) {
 			st.op.Run(s, append(append(w.args[:0], &w.y), st.consts...), w.out[:])
 			continue
 		}
-		w.other = Tensor{DType: in[0].DType, Shape: w.dims[:], F: in[st.operand].F[from:][:len(y)]}
+		w.other = Tensor{DType: d, Shape: w.dims[:], F: w.operand[from:][:len(y)]}
 		w.args[0], w.args[1] = &w.y, &w.other
 		if st.reversed {
 			w.args[0], w.args[1] = &w.other, &w.y
@@ -214,7 +222,7 @@ func (s *slice) View(in []*Tensor, _ int) (int, bool) {
 		return 0, false
 	}
 	inner := in[0].Len()
-	for i, c := range cuts {
+	for i, c := range cuts[:len(in[0].Shape)] {
 		d := in[0].Shape[i]
 		inner /= max(d, 1)
 		if c.n == d && c.step == 1 {
@@ -230,8 +238,8 @@ func (s *slice) View(in []*Tensor, _ int) (int, bool) {
 
 // whole says that nothing is cut.
 func whole(cuts []cut, shape []int) bool {
-	for i, c := range cuts {
-		if c.n != shape[i] || c.step != 1 {
+	for i, d := range shape {
+		if c := cuts[i]; c.n != d || c.step != 1 {
 			return false
 		}
 	}
@@ -253,4 +261,26 @@ func (s *splitOp) View(in []*Tensor, k int) (int, bool) {
 		at += n
 	}
 	return int(at) * volume(in[0].Shape[axis+1:]), true
+}
+
+// flatBlock is how many elements an element-wise operator computes before it looks whether it should stop.
+const flatBlock = 1 << 18
+
+// RunFlat is Run of an element-wise operator, in parts, so that it can be stopped.
+func RunFlat(s *Scratch, op Elementwise, in, out []*Tensor) {
+	x, y := in[0].F, out[0].F
+	if len(x) <= flatBlock || len(in) > len(s.tail.args) {
+		op.Run(s, in, out)
+		return
+	}
+	w := &s.tail
+	w.y, w.other = Tensor{DType: in[0].DType, Shape: w.dims[:]}, Tensor{DType: out[0].DType, Shape: w.dims[:]}
+	w.args[0], w.out[0] = &w.y, &w.other
+	args := append(w.args[:1], in[1:]...)
+	for len(x) > 0 && !s.stopped() {
+		n := min(len(x), flatBlock)
+		w.dims[0], w.y.F, w.other.F = n, x[:n], y[:n]
+		op.Run(s, args, w.out[:])
+		x, y = x[n:], y[n:]
+	}
 }

@@ -136,7 +136,7 @@ func (g *gemm) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	s.Gemm.Gemm(g.transA, g.transB, m, n, k, g.alpha, in[0].F, in[0].Shape[1], in[1].F, in[1].Shape[1], beta, y, n)
 	limit(y, &g.end)
 	if t != nil {
-		t.finish(s, in, y, 0)
+		t.finish(s, in[0].DType, y, 0)
 	}
 }
 
@@ -155,7 +155,7 @@ func packedRows(s *Scratch, in []*Tensor, m, k int, b *kernel.PackedB, y []float
 		part := y[i*n:][:rows*n]
 		s.Gemm.MulB(rows, in[0].F[i*k:], k, b, part, n, end)
 		if t != nil {
-			t.finish(s, in, part, i*n)
+			t.finish(s, in[0].DType, part, i*n)
 		}
 	}
 }
@@ -288,7 +288,7 @@ func (m *matMul) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 		s.Gemm.Gemm(false, false, rows0, n, k, 1, in[0].F[pa*rows0*k:], k, in[1].F[pb*k*n:], n, 0, part, n)
 		limit(part, &m.end)
 		if t != nil {
-			t.finish(s, in, part, at*rows0*n)
+			t.finish(s, in[0].DType, part, at*rows0*n)
 		}
 		advance(index, batch)
 	}

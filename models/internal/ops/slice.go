@@ -28,32 +28,36 @@ func buildSlice(n *Node, a *attrs) (Op, error) {
 // cut is the part of one axis: n elements from first with a step.
 type cut struct{ first, step, n int }
 
-func (s *slice) cuts(in []*Tensor) ([]cut, error) {
+// cuts are the parts of all axes.
+func (s *slice) cuts(in []*Tensor) (out [maxRank]cut, err error) {
+	rank := len(in[0].Shape)
+	if rank > maxRank {
+		return out, fmt.Errorf("%d dimensions are too many", rank)
+	}
 	var lists [4][]int64
 	for i, src := range []axesSource{s.starts, s.ends, s.axes, s.steps} {
 		l, err := src.of(in)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		if l != nil && len(l) != len(lists[0]) && i > 0 {
-			return nil, fmt.Errorf("starts, ends, axes and steps have different lengths")
+			return out, fmt.Errorf("starts, ends, axes and steps have different lengths")
 		}
 		lists[i] = l
 	}
 	starts, ends, axes, steps := lists[0], lists[1], lists[2], lists[3]
-	if len(starts) != len(ends) || len(starts) > len(in[0].Shape) {
-		return nil, fmt.Errorf("%d starts and %d ends for a tensor with %d dimensions", len(starts), len(ends), len(in[0].Shape))
+	if len(starts) != len(ends) || len(starts) > rank {
+		return out, fmt.Errorf("%d starts and %d ends for a tensor with %d dimensions", len(starts), len(ends), len(in[0].Shape))
 	}
-	out := make([]cut, len(in[0].Shape))
 	for i, d := range in[0].Shape {
 		out[i] = cut{0, 1, d}
 	}
 	for i := range starts {
 		axis, step := i, int64(1)
 		if axes != nil {
-			a, err := axisOf(axes[i], len(out))
+			a, err := axisOf(axes[i], rank)
 			if err != nil {
-				return nil, err
+				return out, err
 			}
 			axis = a
 		}
@@ -61,7 +65,7 @@ func (s *slice) cuts(in []*Tensor) ([]cut, error) {
 			step = steps[i]
 		}
 		if step == 0 || step == math.MinInt64 {
-			return nil, fmt.Errorf("step %d", step)
+			return out, fmt.Errorf("step %d", step)
 		}
 		out[axis] = cutAxis(starts[i], ends[i], step, int64(in[0].Shape[axis]))
 	}
@@ -100,7 +104,7 @@ func (s *slice) Shape(in []*Tensor, out []Spec) error {
 		return err
 	}
 	out[0].set(in[0].DType)
-	for _, c := range cuts {
+	for _, c := range cuts[:len(in[0].Shape)] {
 		out[0].Shape = append(out[0].Shape, c.n)
 	}
 	return nil
@@ -108,7 +112,7 @@ func (s *slice) Shape(in []*Tensor, out []Spec) error {
 
 func (s *slice) Run(sc *Scratch, in, out []*Tensor) {
 	cuts, _ := s.cuts(in)
-	n := len(cuts)
+	n := len(in[0].Shape)
 	work := sc.ints(2 * n)
 	step, index := work[:n], work[n:]
 	base, size := 0, 1
