@@ -138,11 +138,11 @@ func (s *dynamic) step(i int) (err error) {
 	if err := st.op.Shape(args, specs); err != nil {
 		return err
 	}
-	size, err := s.check(st, args, specs)
+	total, err := s.check(st, args, specs)
 	if err != nil {
 		return err
 	}
-	run := !s.dry || s.worthKnowing(st, args, specs, size)
+	run := !s.dry || s.worthKnowing(st, args, specs, total)
 	for k, slot := range st.out {
 		v := &s.vals[slot]
 		v.DType, v.F, v.I = specs[k].DType, nil, nil
@@ -157,7 +157,7 @@ func (s *dynamic) step(i int) (err error) {
 			s.acquire(slot)
 		}
 	}
-	if run && !st.alias && size > 0 { // an empty tensor may have dimensions that it would take long to walk through
+	if run && !st.alias && total > 0 { // an empty tensor may have dimensions that it would take long to walk through
 		st.op.Run(s.scratch, args, outs)
 	}
 	for _, slot := range s.free[i] {
@@ -188,19 +188,19 @@ func (s *dynamic) check(st *step, args []*Tensor, specs []ops.Spec) (int64, erro
 		temp = 4 * scratch
 	}
 	if temp > limit || total > limit {
-		return 0, fmt.Errorf("%w: %d MiB for one node, at most %d MiB are allowed", ErrTooLarge, (temp+total)>>20, limit>>20)
+		return 0, tooLarge(temp+total, limit)
 	}
 	if s.dry {
 		s.temp = max(s.temp, temp)
 		s.live += total
 		s.peak = max(s.peak, s.live)
 		if s.peak+s.temp > limit {
-			return 0, fmt.Errorf("%w: %d MiB for this run, at most %d MiB are allowed", ErrTooLarge, (s.peak+s.temp)>>20, limit>>20)
+			return 0, tooLarge(s.peak+s.temp, limit)
 		}
 		return total, nil
 	}
 	if s.demand(st, specs)+temp > limit {
-		return 0, fmt.Errorf("%w: at most %d MiB are allowed; use a smaller batch", ErrTooLarge, limit>>20)
+		return 0, fmt.Errorf("%w: at most %s are allowed; use a smaller batch", ErrTooLarge, size(limit))
 	}
 	return total, nil
 }

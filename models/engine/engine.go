@@ -211,6 +211,14 @@ func (c *compiler) lastReaders() {
 	}
 }
 
+// size prints a number of bytes, rounded up.
+func size(n int64) string {
+	if n < 10<<20 {
+		return fmt.Sprintf("%d KiB", (n+1<<10-1)>>10)
+	}
+	return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20)
+}
+
 // sizeOf is the memory of an output in bytes; an error when it is more than limit.
 func sizeOf(sp ops.Spec, limit int64) (int64, error) {
 	n := int64(8)
@@ -227,7 +235,7 @@ func sizeOf(sp ops.Spec, limit int64) (int64, error) {
 	}
 	for _, d := range sp.Shape {
 		if n > limit/int64(d) {
-			return 0, fmt.Errorf("%w: a tensor of shape %v, at most %d MiB are allowed", ErrTooLarge, sp.Shape, limit>>20)
+			return 0, fmt.Errorf("%w: a tensor of shape %v, at most %s are allowed", ErrTooLarge, sp.Shape, size(limit))
 		}
 		n *= int64(d)
 	}

@@ -143,7 +143,7 @@ func (p *Program) newPlan(in []*Tensor) (*plan, error) {
 }
 
 func tooLarge(need, limit int64) error {
-	return fmt.Errorf("%w: %d MiB for this run, at most %d MiB are allowed", ErrTooLarge, (need+1<<20-1)>>20, limit>>20)
+	return fmt.Errorf("%w: %s for this run, at most %s are allowed", ErrTooLarge, size(need), size(limit))
 }
 
 // step works out the shapes of a step and finds places for its outputs.
@@ -158,13 +158,13 @@ func (pl *plan) step(p *Program, i int) (err error) {
 	if err := st.op.Shape(args, specs); err != nil {
 		return err
 	}
-	size, limit := int64(0), p.limits.Memory
+	total, limit := int64(0), p.limits.Memory
 	for k, sp := range specs {
 		n, err := sizeOf(sp, limit)
 		if err != nil {
 			return err
 		}
-		size += n
+		total += n
 		outs[k].DType, outs[k].Shape = sp.DType, sp.Shape
 	}
 	temp := int64(0)
@@ -173,15 +173,15 @@ func (pl *plan) step(p *Program, i int) (err error) {
 		pl.flops[i], temp = flops, 4*scratch
 	}
 	pl.temp = max(pl.temp, temp)
-	if temp > limit || size+temp > limit {
-		return tooLarge(size+temp, limit)
+	if temp > limit || total+temp > limit {
+		return tooLarge(total+temp, limit)
 	}
-	if pl.knownFromShapes(p, st, args, size, pl.flops[i]) {
+	if pl.knownFromShapes(p, st, args, total, pl.flops[i]) {
 		for k, slot := range st.out {
 			*outs[k] = newTensor(specs[k])
 			pl.known[slot] = true
 		}
-		if size > 0 {
+		if total > 0 {
 			st.op.Run(&ops.Scratch{}, args, outs)
 		}
 		return nil
@@ -192,7 +192,7 @@ func (pl *plan) step(p *Program, i int) (err error) {
 			pl.buffers = append(pl.buffers, buffer{float: specs[k].DType.IsFloat(), size: elements(specs[k].Shape), first: i, last: p.last[slot]})
 		}
 	}
-	if size > 0 && !pl.isView(st) { // an empty tensor may have dimensions that it would take long to walk through
+	if total > 0 && !pl.isView(st) { // an empty tensor may have dimensions that it would take long to walk through
 		pl.run = append(pl.run, i)
 	}
 	return nil
