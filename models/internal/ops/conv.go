@@ -191,7 +191,12 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 // depthwise convolves some images with as many groups as channels.
 func (c *conv) depthwise(s *Scratch, g *geometry, channels, out, images int, x, y, bias []float32) {
 	act := kernel.Activation{}
-	if c.relu {
+	switch lo, hi := c.end.Lo, c.end.Hi; {
+	case c.end.Clip && c.end.Relu:
+		act = kernel.Activation{Func: kernel.Clip, Alpha: max(lo, 0), Beta: max(hi, 0)}
+	case c.end.Clip:
+		act = kernel.Activation{Func: kernel.Clip, Alpha: lo, Beta: hi}
+	case c.end.Relu:
 		act.Func = kernel.Relu
 	}
 	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: len(y) / images}
