@@ -61,8 +61,25 @@ func (p *PackedConv) Space(g Window) int64 {
 		t := newWinogradPlan(p.winograd, &g, false, 1, 0, winogradTiles)
 		return max(int64(g.C)*int64(t.plane), shiftImage) + 2*winogradElements*int64(g.C+mr)*winogradTiles + int64(p.out+mr)
 	}
+	if p.pointwise(&g, &Epilogue{}) {
+		return int64(p.k+p.out)*max(area, shiftColumns) + int64(p.k)
+	}
 	s := newShift(&g)
 	return int64(s.planes)*int64(g.C)*int64(s.h)*int64(s.w) + int64(mr)*int64(shiftColumns+s.w*2) + 2*int64(p.k) + int64(p.out)
+}
+
+// Together is how many of n images over g are best computed in one call: with fewer, tiles would not be filled.
+func (p *PackedConv) Together(g Window, n int) int {
+	g.defaults()
+	_, nr := p.lv.tile()
+	if p.winograd > 0 {
+		t := newWinogradPlan(p.winograd, &g, false, 1, 0, nr)
+		return min(n, max(1, nr/max(t.th*t.tw, 1)))
+	}
+	if p.pointwise(&g, &Epilogue{}) {
+		return pointwiseGroup(g.H*g.W, n, nr)
+	}
+	return 1
 }
 
 // Images is a number of images one after the other: image i begins at F[i*Stride].
@@ -93,6 +110,10 @@ func (w *Workspace) Conv(p *PackedConv, g Window, n int, x, y Images, e Epilogue
 	w.level = p.lv
 	if p.winograd > 0 {
 		w.winograd(p, &g, n, x, y, &e)
+		return
+	}
+	if p.pointwise(&g, &e) {
+		w.pointwise(p, &g, n, x, y, &e)
 		return
 	}
 	if p.matrix == nil {

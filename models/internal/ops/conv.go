@@ -55,7 +55,7 @@ func buildConv(n *Node, a *attrs) (Op, error) {
 		return c, nil
 	}
 	for i := range c.groups {
-		if len(wt.Shape) < 5 && !c.pointwise(wt.Shape[2:]) && k > 0 {
+		if len(wt.Shape) < 5 && k > 0 {
 			c.planar = append(c.planar, kernel.PackConv(c.like(wt.Shape[1:]), m, wt.F[i*m*k:]))
 			continue
 		}
@@ -128,6 +128,10 @@ func (c *conv) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	step := max(images, 1)
 	if t != nil {
 		step = max(1, tailBlock/max(per, 1))
+		if c.planar != nil {
+			g, _ := c.place2(in)
+			step = max(step, c.planar[0].Together(g.planar(x.Shape[1]/c.groups), images))
+		}
 	}
 	for i := 0; i < images && !s.stopped(); i += step {
 		n := min(step, images-i)
@@ -256,11 +260,6 @@ func (w *window) like(shape []int) kernel.Window {
 		C: shape[0], KH: last(shape[1:], 2), KW: last(shape[1:], 1), StrideH: last(w.strides, 2), StrideW: last(w.strides, 1),
 		DilationH: last(w.dilations, 2), DilationW: last(w.dilations, 1),
 	}
-}
-
-// pointwise says that the columns of every image are the image itself.
-func (w *window) pointwise(kernel []int) bool {
-	return max(slices.Max(kernel), slices.Max(append(w.strides, 1))) == 1 && slices.Max(append(w.pads, 0)) == 0
 }
 
 // pointwise says that the columns of an image are the image itself.
