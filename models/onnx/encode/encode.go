@@ -33,11 +33,18 @@ type Tensor struct {
 	Dims   []int64
 	Floats []float32
 	Ints   []int64
+	DType  int64 // 0: Float or, with Ints, Int64; any other takes its elements from Raw
+	Raw    []byte
 	Extra  []byte // further fields of the message
+	// External is the content of external_data, pairs of key and value; the message then has no elements.
+	External [][2]string
 }
 
-// Attrs are the attributes of a node: int, float32, string, []int, []float32 or Tensor.
+// Attrs are the attributes of a node: int, float32, string, []int, []float32, []string, Tensor, Graph or Ref.
 type Attrs = map[string]any
+
+// Ref is an attribute of a function's node that stands for the attribute of this name of the call.
+type Ref string
 
 // Node is an application of an operator. Its attributes are written in the order of their names.
 type Node struct {
@@ -46,19 +53,38 @@ type Node struct {
 	Attrs            Attrs
 }
 
+// Graph is a graph inside of a node.
+type Graph struct {
+	In, Out []Value
+	Init    []Tensor
+	Nodes   []Node
+}
+
+// Function is an operator that the model defines.
+type Function struct {
+	Name, Domain string
+	In, Out      []string
+	Attrs        []string // without default
+	Defaults     Attrs    // with default
+	Opset        int64    // below 13 means 13
+	Nodes        []Node
+}
+
 // Model describes a model.
 type Model struct {
-	IR       int64       // version of the format; 0 means 8
-	Opset    int64       // 0 means 13
-	Producer string      // "" leaves it out
-	Name     string      // of the graph; "" means "test"
-	Metadata [][2]string // keys with their values
-	In       []Value
-	Out      []Value
-	Init     []Tensor
-	Nodes    []Node
-	Extra    []byte // further fields of ModelProto
-	GExtra   []byte // further fields of GraphProto
+	IR        int64       // version of the format; 0 means 8
+	Opset     int64       // 0 means 13
+	Producer  string      // "" leaves it out
+	Name      string      // of the graph; "" means "test"
+	Metadata  [][2]string // keys with their values
+	In        []Value
+	Out       []Value
+	Init      []Tensor
+	Nodes     []Node
+	Domains   map[string]int64 // further operator sets with their versions
+	Functions []Function
+	Extra     []byte // further fields of ModelProto
+	GExtra    []byte // further fields of GraphProto
 }
 
 func text(b []byte, num protowire.Number, s string) []byte {
@@ -87,40 +113,89 @@ func (m Model) Bytes() []byte {
 	if m.Name == "" {
 		m.Name = "test"
 	}
-	var nodes, rest []byte
-	for _, n := range m.Nodes {
-		nodes = message(nodes, 1, n.bytes())
-	}
-	nodes = text(nodes, 2, m.Name)
-	for _, v := range m.In {
-		rest = message(rest, 11, v.bytes())
-	}
-	for _, v := range m.Out {
-		rest = message(rest, 12, v.bytes())
-	}
-	rest = append(rest, m.GExtra...)
-	graph := len(nodes) + len(rest)
-	for _, t := range m.Init {
-		graph += field(5, t.size())
-	}
+	inner := Graph{m.In, m.Out, m.Init, m.Nodes}
+	nodes, values := inner.nodes(m.Name), append(inner.values(), m.GExtra...)
+	graph := len(nodes) + inner.weights() + len(values)
 	head := number(nil, 1, m.IR)
 	if m.Producer != "" {
 		head = text(head, 2, m.Producer)
 	}
 	tail := message(nil, 8, number(nil, 2, m.Opset))
+	for _, domain := range slices.Sorted(maps.Keys(m.Domains)) {
+		tail = message(tail, 8, number(text(nil, 1, domain), 2, m.Domains[domain]))
+	}
 	for _, e := range m.Metadata {
 		tail = message(tail, 14, text(text(nil, 1, e[0]), 2, e[1]))
+	}
+	for _, f := range m.Functions {
+		tail = message(tail, 25, f.bytes())
 	}
 	tail = append(tail, m.Extra...)
 
 	b := append(make([]byte, 0, len(head)+field(7, graph)+len(tail)), head...)
 	b = protowire.AppendVarint(protowire.AppendTag(b, 7, protowire.BytesType), uint64(graph))
-	b = append(b, nodes...)
-	for _, t := range m.Init {
+	b = append(inner.appendWeights(append(b, nodes...)), values...)
+	return append(b, tail...)
+}
+
+// nodes are the graph's nodes and its name.
+func (g *Graph) nodes(name string) []byte {
+	var b []byte
+	for _, n := range g.Nodes {
+		b = message(b, 1, n.bytes())
+	}
+	return text(b, 2, name)
+}
+
+// weights is the size of the initializers.
+func (g *Graph) weights() int {
+	n := 0
+	for _, t := range g.Init {
+		n += field(5, t.size())
+	}
+	return n
+}
+
+func (g *Graph) appendWeights(b []byte) []byte {
+	for _, t := range g.Init {
 		b = protowire.AppendVarint(protowire.AppendTag(b, 5, protowire.BytesType), uint64(t.size()))
 		b = t.append(b)
 	}
-	return append(append(b, rest...), tail...)
+	return b
+}
+
+// values are the graph's inputs and outputs.
+func (g *Graph) values() []byte {
+	var b []byte
+	for _, v := range g.In {
+		b = message(b, 11, v.bytes())
+	}
+	for _, v := range g.Out {
+		b = message(b, 12, v.bytes())
+	}
+	return b
+}
+
+func (f *Function) bytes() []byte {
+	b := text(nil, 1, f.Name)
+	for _, s := range f.In {
+		b = text(b, 4, s)
+	}
+	for _, s := range f.Out {
+		b = text(b, 5, s)
+	}
+	for _, s := range f.Attrs {
+		b = text(b, 6, s)
+	}
+	for _, n := range f.Nodes {
+		b = message(b, 7, n.bytes())
+	}
+	b = message(b, 9, number(nil, 2, max(f.Opset, 13)))
+	b = text(b, 10, f.Domain)
+	for _, name := range slices.Sorted(maps.Keys(f.Defaults)) {
+		b = message(b, 11, attr(name, f.Defaults[name]))
+	}
+	return b
 }
 
 // Bytes serializes the tensor as a TensorProto with raw data.
@@ -132,27 +207,59 @@ func (t *Tensor) head() []byte {
 	for _, d := range t.Dims {
 		b = number(b, 1, d)
 	}
-	dtype := int64(Float)
-	if t.Ints != nil {
-		dtype = Int64
+	dtype := t.DType
+	if dtype == 0 {
+		dtype = Float
+		if t.Ints != nil {
+			dtype = Int64
+		}
 	}
-	return text(number(b, 2, dtype), 8, t.Name)
+	b = text(number(b, 2, dtype), 8, t.Name)
+	if t.External == nil {
+		return b
+	}
+	for _, e := range t.External {
+		b = message(b, 13, text(text(nil, 1, e[0]), 2, e[1]))
+	}
+	return number(b, 14, 1)
 }
 
-func (t *Tensor) raw() int { return 4*len(t.Floats) + 8*len(t.Ints) }
+// elements is the size of the elements.
+func (t *Tensor) elements() int {
+	if t.DType != 0 {
+		return len(t.Raw)
+	}
+	return 4*len(t.Floats) + 8*len(t.Ints)
+}
 
-func (t *Tensor) size() int { return len(t.head()) + field(9, t.raw()) + len(t.Extra) }
+func (t *Tensor) size() int {
+	n := len(t.head()) + len(t.Extra)
+	if t.External == nil {
+		n += field(9, t.elements())
+	}
+	return n
+}
 
 func (t *Tensor) append(b []byte) []byte {
 	b = append(b, t.head()...)
-	b = protowire.AppendVarint(protowire.AppendTag(b, 9, protowire.BytesType), uint64(t.raw()))
+	if t.External == nil {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 9, protowire.BytesType), uint64(t.elements()))
+		b = t.appendElements(b)
+	}
+	return append(b, t.Extra...)
+}
+
+func (t *Tensor) appendElements(b []byte) []byte {
+	if t.DType != 0 {
+		return append(b, t.Raw...)
+	}
 	for _, f := range t.Floats {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(f))
 	}
 	for _, i := range t.Ints {
 		b = binary.LittleEndian.AppendUint64(b, uint64(i))
 	}
-	return append(b, t.Extra...)
+	return b
 }
 
 func (v Value) bytes() []byte {
@@ -210,8 +317,17 @@ func attr(name string, v any) []byte {
 			a = protowire.AppendFixed32(protowire.AppendTag(a, 7, protowire.Fixed32Type), math.Float32bits(f))
 		}
 		return number(a, 20, 6)
+	case []string:
+		for _, s := range v {
+			a = text(a, 9, s)
+		}
+		return number(a, 20, 8)
 	case Tensor:
 		return number(message(a, 5, v.Bytes()), 20, 4)
+	case Graph:
+		return number(message(a, 6, append(v.appendWeights(v.nodes("test")), v.values()...)), 20, 5)
+	case Ref:
+		return text(a, 21, string(v))
 	}
 	panic(fmt.Sprintf("encode: attribute %q has the type %T", name, v))
 }

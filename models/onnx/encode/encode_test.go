@@ -3,7 +3,10 @@ package encode_test
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"idunno/models/onnx"
 	"idunno/models/onnx/encode"
@@ -45,15 +48,61 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// The bytes are a function of the description, and the room for them is reckoned exactly.
+// everything uses what sample leaves out.
+func everything() encode.Model {
+	m := sample()
+	m.Domains = map[string]int64{"d": 1, "e": 2, "a": 3}
+	m.Functions = []encode.Function{{
+		Name: "f", Domain: "d", In: []string{"x"}, Out: []string{"y"}, Attrs: []string{"alpha"}, Defaults: encode.Attrs{"beta": float32(1), "gamma": 2},
+		Nodes: []encode.Node{{Op: "Elu", In: []string{"x"}, Out: []string{"y"}, Attrs: encode.Attrs{"alpha": encode.Ref("alpha")}}},
+	}}
+	m.Init = append(m.Init, encode.Tensor{Name: "u8", Dims: []int64{2}, DType: 2, Raw: []byte{1, 2}},
+		encode.Tensor{Name: "far", Dims: []int64{1}, External: [][2]string{{"location", "w.bin"}}, Extra: []byte{0xa0, 0x06, 1}})
+	m.Nodes = append(m.Nodes, encode.Node{Op: "If", In: []string{"c"}, Out: []string{"z"}, Attrs: encode.Attrs{
+		"strings": []string{"a", "b"},
+		"then_branch": encode.Graph{Out: []encode.Value{{Name: "q"}}, Init: []encode.Tensor{{Name: "q", Floats: []float32{1}}},
+			Nodes: []encode.Node{{Op: "Identity", In: []string{"q"}, Out: []string{"r"}}}},
+	}})
+	return m
+}
+
+// The bytes are a function of the description, the room for them is reckoned exactly, and they are well-formed.
 func TestSameBytes(t *testing.T) {
-	first := sample().Bytes()
+	first := everything().Bytes()
 	if len(first) != cap(first) {
 		t.Errorf("%d bytes in room for %d", len(first), cap(first))
 	}
 	for range 20 {
-		if !bytes.Equal(first, sample().Bytes()) {
+		if !bytes.Equal(first, everything().Bytes()) {
 			t.Fatal("the same model gave other bytes")
 		}
 	}
+	if got, want := fields(t, first), []protowire.Number{1, 2, 7, 8, 8, 8, 8, 14, 25}; !slices.Equal(got, want) {
+		t.Errorf("fields %v, want %v", got, want)
+	}
+	for b := first; ; {
+		num, typ, n := protowire.ConsumeTag(b)
+		b = b[n:]
+		if num == 7 {
+			graph, _ := protowire.ConsumeBytes(b)
+			if got, want := fields(t, graph), []protowire.Number{1, 1, 2, 5, 5, 5, 5, 11, 11, 12}; !slices.Equal(got, want) {
+				t.Errorf("fields of the graph %v, want %v", got, want)
+			}
+			return
+		}
+		b = b[protowire.ConsumeFieldValue(num, typ, b):]
+	}
+}
+
+// fields are the numbers of a message's fields.
+func fields(t *testing.T, b []byte) (list []protowire.Number) {
+	t.Helper()
+	for len(b) > 0 {
+		num, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			t.Fatalf("after %v: %v", list, protowire.ParseError(n))
+		}
+		list, b = append(list, num), b[n:]
+	}
+	return list
 }
