@@ -20,6 +20,7 @@ type depthwiseColumn struct {
 	full    bool     // all lanes are stored
 	y       []float32
 	ldy     int
+	ahead   int // elements of x to fetch early: the distance of the next channel
 }
 
 // depthwisePlan is the layout of one call of Depthwise.
@@ -166,7 +167,7 @@ func (p *depthwisePlan) columns(g *Window, lv vectorLevel, img, weights, dst []f
 	lanes, ow := lv.lanes(), g.OutW()
 	perBlock := len(p.masks) / ((ow + lanes - 1) / lanes)
 	c := &p.column
-	*c = depthwiseColumn{rows: g.OutH(), at: p.at, x: img, zero: p.zero, weights: weights, end: &p.end, ldy: ow}
+	*c = depthwiseColumn{rows: g.OutH(), at: p.at, x: img, zero: p.zero, weights: weights, end: &p.end, ldy: ow, ahead: g.H * g.W}
 	for j := 0; j < ow; j += lanes {
 		c.col, c.full, c.masks, c.y = j*g.StrideW-g.PadLeft, j+lanes <= ow, p.masks[j/lanes*perBlock:][:perBlock], dst[j:]
 		lv.depthwise(g.KH, g.StrideH, c)

@@ -144,7 +144,7 @@ func TestDepthwiseAllocatesNothing(t *testing.T) {
 
 func BenchmarkDepthwise(b *testing.B) {
 	for _, lv := range vectors() {
-		for _, c := range [][4]int{{1, 112, 3, 1}, {1, 56, 3, 1}, {1, 14, 3, 1}, {1, 7, 3, 1}, {32, 112, 3, 1}, {96, 112, 3, 2}, {144, 56, 3, 1}, {144, 56, 5, 2}, {240, 28, 5, 1}, {384, 14, 3, 1}, {960, 7, 3, 1}, {32, 112, 7, 1}} {
+		for _, c := range [][4]int{{256, 112, 3, 1}, {768, 112, 3, 2}, {1152, 56, 3, 1}, {7680, 7, 3, 1}, {32, 112, 3, 1}, {96, 112, 3, 2}, {144, 56, 3, 1}, {144, 56, 5, 2}, {240, 28, 5, 1}, {384, 14, 3, 1}, {960, 7, 3, 1}, {32, 112, 7, 1}} {
 			g := Window{C: c[0], H: c[1], W: c[1], KH: c[2], KW: c[2], StrideH: c[3], StrideW: c[3],
 				PadTop: c[2] / 2, PadLeft: c[2] / 2, PadBottom: c[2] / 2, PadRight: c[2] / 2}
 			b.Run(fmt.Sprintf("%s/%dx%dx%d/%d/%d", lv.name(), c[0], c[1], c[1], c[2], c[3]), func(b *testing.B) {

@@ -55,13 +55,13 @@ func (vector8) depthwise(size, stride int, c *depthwiseColumn) {
 	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
 	switch {
 	case size == 3 && stride == 1:
-		depthwise3s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise3s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	case size == 3:
-		depthwise3s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise3s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	case stride == 1:
-		depthwise5s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise5s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	default:
-		depthwise5s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise5s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	}
 }
 
@@ -70,13 +70,13 @@ func (vector16) depthwise(size, stride int, c *depthwiseColumn) {
 	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
 	switch {
 	case size == 3 && stride == 1:
-		depthwise3s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise3s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	case size == 3:
-		depthwise3s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise3s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	case stride == 1:
-		depthwise5s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise5s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	default:
-		depthwise5s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy)
+		depthwise5s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
 	}
 }
 

@@ -100,10 +100,10 @@ func (d depthwise) kept() int {
 
 func (d depthwise) write() {
 	d.text(fmt.Sprintf("depthwise%ds%d", d.size, d.stride),
-		"rows int, at *int, x, zero *float32, col int, w, ends *float32, masks *uint32, full int, y *float32, ldy int",
+		"rows int, at *int, x, zero *float32, col int, w, ends *float32, masks *uint32, full int, y *float32, ldy, ahead int",
 		fmt.Sprintf("computes a column of results of a %d x %d convolution with stride %d: y[r*ldy+j] = clip(ends[0] + sum of", d.size, d.size, d.stride),
 		fmt.Sprintf("w[p*%d+q] * row(%d*r+p)[col+%d*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and", d.size, d.stride, d.stride),
-		fmt.Sprintf("clip limits to ends[1] and ends[2]. at has %d more elements than rows*%d. masks are those of package kernel's", d.last()*d.stride, d.stride),
+		fmt.Sprintf("clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has %d more elements than rows*%d. masks are those of package kernel's", d.last()*d.stride, d.stride),
 		"depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.")
 	x := Load(Param("x"), GP64())
 	zero := Load(Param("zero"), GP64())
@@ -111,6 +111,8 @@ func (d depthwise) write() {
 	LEAQ(Mem{Base: x, Index: col, Scale: 4}, x)
 	LEAQ(Mem{Base: zero, Index: col, Scale: 4}, zero)
 	s := &steps{depthwise: d, x: x, zero: zero}
+	s.ahead = Load(Param("ahead"), GP64())
+	SHLQ(Imm(2), s.ahead)
 	s.at = Load(Param("at"), GP64())
 	s.w = Load(Param("w"), GP64())
 	s.ends = Load(Param("ends"), GP64())
@@ -170,11 +172,11 @@ func (d depthwise) loads() int {
 // steps are the steps down the image: one row of results each.
 type steps struct {
 	depthwise
-	x, zero, at, w, ends reg.Register
-	masks                []mask
-	weights              []reg.VecVirtual
-	even, odd            reg.VecVirtual
-	acc                  []reg.VecVirtual // of the row of results that is begun, of the one above, ...
+	x, zero, at, w, ends, ahead reg.Register
+	masks                       []mask
+	weights                     []reg.VecVirtual
+	even, odd                   reg.VecVirtual
+	acc                         []reg.VecVirtual // of the row of results that is begun, of the one above, ...
 }
 
 // step takes the next rows of the image; before it only as many sums as known have begun. It ends with acc[i] moved to acc[i+1] and
@@ -187,6 +189,9 @@ func (s *steps) step(known int) {
 		LEAQ(Mem{Base: s.x, Index: off, Scale: 1}, p)
 		TESTQ(off, off)
 		CMOVQLT(s.zero, p)
+		for i := range s.stride {
+			PREFETCHT0(Mem{Base: p, Index: s.ahead, Scale: 1, Disp: 64 * i})
+		}
 		s.row(p, func(kw int, v reg.VecVirtual) {
 			for i := range known + 1 {
 				if kh := t + s.stride*i; kh < s.size {
