@@ -1,11 +1,15 @@
 package ops
 
-import "fmt"
+import (
+	"fmt"
+
+	"idunno/models/internal/kernel"
+)
 
 // madeTable lists the operators that the engine makes of several; no file can name them.
 func madeTable() map[string]spec {
 	return map[string]spec{
-		"Silu":        {since: 1, in: 1, max: 1, outs: 1, build: buildSilu},
+		"Silu":        {since: 1, in: 1, max: 1, outs: 1, build: plain(&silu{})},
 		"ViewsMatMul": {since: 1, in: 2, max: 2, outs: 1, build: buildViewsMatMul},
 	}
 }
@@ -17,35 +21,17 @@ func IsMade(op string) bool {
 }
 
 // silu is x*sigmoid(x), also called swish (Ramachandran, Zoph, Le 2017).
-type silu struct{ sigmoid Op }
+type silu struct{}
 
-func buildSilu(n *Node, a *attrs) (Op, error) {
-	op, err := elementTable()["Sigmoid"].build(n, a)
-	return &silu{op}, err
+func (silu) Shape(in []*Tensor, out []Spec) error {
+	out[0].set(in[0].DType, in[0].Shape...)
+	return needFloat(in, 0)
 }
 
-func (u *silu) Shape(in []*Tensor, out []Spec) error { return u.sigmoid.Shape(in, out) }
+func (silu) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 2 * int64(in[0].Len()), 0 }
 
-// siluBlock is how many elements are computed at a time; the sigmoids of a block stay in the first-level cache.
-const siluBlock = 2 << 10
-
-func (u *silu) Cost(in []*Tensor, _ []Spec) (int64, int64) { return 2 * int64(in[0].Len()), siluBlock }
-
-func (u *silu) Run(s *Scratch, in, out []*Tensor) {
-	x, y := in[0].F, out[0].F
-	w := &s.inner
-	gate := s.floats(1, siluBlock)
-	w.y, w.other = Tensor{DType: in[0].DType, Shape: w.dims[:]}, Tensor{DType: in[0].DType, Shape: w.dims[:]}
-	w.args[0], w.out[0] = &w.y, &w.other
-	for len(x) > 0 {
-		n := min(len(x), siluBlock)
-		w.dims[0], w.y.F, w.other.F = n, x[:n], gate[:n]
-		u.sigmoid.Run(s, w.args[:1], w.out[:])
-		for i, v := range gate[:n] {
-			y[i] = x[i] * v
-		}
-		x, y = x[n:], y[n:]
-	}
+func (silu) Run(s *Scratch, in, out []*Tensor) {
+	s.Gemm.Apply(kernel.Activation{Func: kernel.Silu}, out[0].F, in[0].F)
 }
 
 // viewsMatMul is MatMul of operands, and with a result, whose dimensions are permuted: the matrices are read and written where they are, a

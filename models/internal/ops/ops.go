@@ -48,13 +48,13 @@ func (s *Spec) set(d onnx.DType, shape ...int) {
 
 // Scratch is the working space of one session, reused from call to call.
 type Scratch struct {
-	Gemm        kernel.Workspace
-	f           [3][]float32
-	d           []float64
-	i           []int
-	spec        [1]Spec
-	tail, inner tailSpace // of blocks, and of what works on a block in parts
-	stop        <-chan struct{}
+	Gemm kernel.Workspace
+	f    [3][]float32
+	d    []float64
+	i    []int
+	spec [1]Spec
+	tail tailSpace
+	stop <-chan struct{}
 }
 
 // StopWhen makes long operators end early, with a result that must not be used, once done is closed; nil means never.
