@@ -20,56 +20,66 @@ func pointwiseGroup(area, n, nr int) int {
 
 func (w *Workspace) pointwise(p *PackedConv, g *Window, n int, x, y Images, e *Epilogue) {
 	_, nr := p.lv.tile()
-	area := g.H * g.W
-	group := pointwiseGroup(area, n, nr)
+	t := products{p: p, area: g.H * g.W}
+	group := pointwiseGroup(t.area, n, nr)
 	if cap(w.off) < p.k {
 		w.off = make([]uint32, p.k)
 	}
-	if p.k*max(area, nr)*group >= 1<<32 {
+	if p.k*max(t.area*group, nr) >= 1<<32 {
 		panic("kernel: image too large for a convolution")
 	}
 	w.end = *e
-	for i := 0; i < n; i += group {
-		count := min(group, n-i)
-		cols := count * area
-		img, out := x.F[i*x.Stride:], y.F[i*y.Stride:]
-		if count == 1 && area >= nr {
-			w.products(p, img, area, cols, out, area)
+	for i := 0; i < n && !w.stopped(); i += group {
+		t.images = min(group, n-i)
+		img := x.F[i*x.Stride:]
+		t.y = Images{y.F[i*y.Stride:], y.Stride}
+		if t.images == 1 && t.area >= nr {
+			t.ld, t.direct = t.area, true
+			t.run(w, img)
 			continue
 		}
-		ld := max(cols, nr) // a tile reads and writes nr columns at least
-		from := space(&w.image, p.k*ld)
-		to := space(&w.out, p.out*ld)
+		cols := t.images * t.area
+		t.ld, t.direct = (cols+nr-1)/nr*nr, false // whole tiles, whose rows begin at the begin of a cache line
+		side := space(&w.image, p.k*t.ld)
 		for c := range p.k {
-			for j := range count {
-				copy(from[c*ld+j*area:][:area], img[j*x.Stride+c*area:])
+			row := side[c*t.ld:][:t.ld]
+			for j := range t.images {
+				copy(row[j*t.area:][:t.area], img[j*x.Stride+c*t.area:])
 			}
-			clear(from[c*ld+cols:][:ld-cols])
+			clear(row[cols:])
 		}
-		w.products(p, from, ld, ld, to, ld)
-		for c := range p.out {
-			for j := range count {
-				copy(out[j*y.Stride+c*area:][:area], to[c*ld+j*area:])
-			}
-		}
+		t.run(w, side)
 	}
 }
 
-// products multiplies the weights with x, k x cols, rows ld apart, to y, rows ldy apart. cols is at least a tile's.
-func (w *Workspace) products(p *PackedConv, x []float32, ld, cols int, y []float32, ldy int) {
-	lv := p.lv.(shifter)
-	_, nr := lv.tile()
+// products multiplies the weights with some images side by side.
+type products struct {
+	p      *PackedConv
+	images int
+	area   int  // places of an image
+	ld     int  // of the rows of x, which are at least a tile long
+	direct bool // results go to y as they come
+	y      Images
+}
+
+func (t *products) run(w *Workspace, x []float32) {
+	p, lv := t.p, t.p.lv.(shifter)
+	mr, nr := lv.tile()
 	off := w.off[:p.k]
 	for c := range off {
-		off[c] = uint32(c * ld)
+		off[c] = uint32(c * t.ld)
 	}
-	reach := (p.k - 1) * ld
+	reach := (p.k - 1) * t.ld
 	// As many columns at a time as stay in the second-level cache; no rest that would not fill a tile.
-	wide := max(shiftImage/p.k/nr*nr, nr)
-	for j := 0; j < cols; {
-		width := min(wide, cols-j)
-		if cols-j-width < nr {
-			width = cols - j
+	wide := max(min(shiftImage/p.k, shiftColumns)/nr*nr, nr)
+	var part []float32
+	if !t.direct {
+		part = space(&w.out, mr*(wide+nr))
+	}
+	for j := 0; j < t.ld; {
+		width := min(wide, t.ld-j)
+		if t.ld-j-width < nr {
+			width = t.ld - j
 		}
 		for c := 0; c < p.out; {
 			h := p.rows.size(c)
@@ -77,9 +87,25 @@ func (w *Workspace) products(p *PackedConv, x []float32, ld, cols int, y []float
 			if w.end.Bias != nil {
 				bias = w.end.Bias[c:][:h]
 			}
-			lv.shift(h, width, reach, p.panels[c*p.k:][:h*p.k], off, x[j:], y[c*ldy+j:], ldy, bias, &w.end)
+			panel := p.panels[c*p.k:][:h*p.k]
+			if t.direct {
+				lv.shift(h, width, reach, panel, off, x[j:], t.y.F[c*t.area+j:], t.area, bias, &w.end)
+			} else {
+				lv.shift(h, width, reach, panel, off, x[j:], part, width, bias, &w.end)
+				t.put(h, c, j, width, part)
+			}
 			c += h
 		}
 		j += width
+	}
+}
+
+// put takes results of h channels apart, of columns j to j+width.
+func (t *products) put(h, c, j, width int, part []float32) {
+	for i := j / t.area; i < t.images && i*t.area < j+width; i++ {
+		from, to := max(j, i*t.area), min(j+width, (i+1)*t.area)
+		for r := range h {
+			copy(t.y.F[i*t.y.Stride+(c+r)*t.area+from-i*t.area:][:to-from], part[r*width+from-j:])
+		}
 	}
 }
