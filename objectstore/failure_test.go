@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -197,6 +198,28 @@ func TestFileThatChangesWhileStored(t *testing.T) {
 	}
 	if size := stored(t, ctx, objects); size > 4096 {
 		t.Errorf("%d bytes left behind", size)
+	}
+}
+
+// Reads are cancelled at every moment; open looks for goroutines that stay.
+func TestCancelledReadsLeaveNothing(t *testing.T) {
+	s, _, ctx := open(t)
+	if _, err := s.Put(ctx, "file", bytes.NewReader(noise(1, 300<<10))); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := s.Get(ctx, "file", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	const reads = 300
+	step := 2 * time.Since(began) / reads
+	for i := range reads {
+		brief, cancel := context.WithTimeout(ctx, time.Duration(i)*step)
+		_, err := s.Get(brief, "file", io.Discard)
+		if err != nil && brief.Err() == nil {
+			t.Errorf("read %d: %v", i, err)
+		}
+		cancel()
 	}
 }
 

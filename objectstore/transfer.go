@@ -27,6 +27,8 @@ const (
 	// readStall ends a download that brings nothing.
 	readStall = 10 * time.Second
 	opWait    = 10 * time.Second
+	// openGrace is how long opening may go on after its caller has gone.
+	openGrace = time.Second
 	listWait  = time.Minute
 )
 
@@ -183,10 +185,14 @@ func (s *Store) copyObject(ctx context.Context, digest string, limit int64, w io
 
 // stream writes an object of the given size and digest to w.
 func (s *Store) stream(ctx context.Context, digest string, size int64, w io.Writer) (int64, error) {
-	poll, cancel := context.WithCancel(ctx)
+	// When opening is cancelled after the first bytes have come, the client leaves a
+	// goroutine behind that waits for a reader. So opening outlives ctx for a moment.
+	poll, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	guard := time.AfterFunc(opWait, cancel)
+	stop := context.AfterFunc(ctx, func() { guard.Reset(openGrace) })
 	result, err := s.objects.Get(pollContext{poll}, digest)
+	stop()
 	guard.Stop()
 	if err != nil {
 		if ctx.Err() != nil {
