@@ -9,23 +9,20 @@ import (
 
 	"idunno/models/dataset"
 	"idunno/models/engine"
+	"idunno/models/internal/kernel"
 )
 
 // Session computes predictions, single-threaded, with buffers of its own that it keeps between calls. Use one for each compute slot.
 type Session struct {
-	m     *Model
-	run   *engine.Session
-	input engine.Tensor
-	scale [256]float32
+	m      *Model
+	run    *engine.Session
+	input  engine.Tensor
+	pixels kernel.Workspace // turns bytes into numbers
 }
 
 // NewSession returns a session of the model.
 func (m *Model) NewSession() *Session {
-	s := &Session{m: m, run: m.program.NewSession()}
-	for i := range s.scale {
-		s.scale[i] = float32(i) / 255
-	}
-	return s
+	return &Session{m: m, run: m.program.NewSession()}
 }
 
 // Prediction is the answer for a batch, in the order of its images.
@@ -133,9 +130,7 @@ func (s *Session) fill(b *dataset.Batch, size, from, to int) {
 	t.F = t.F[:size]
 	clear(t.F[(to-from)*per:])
 	if b.DType == dataset.U8 {
-		for i, v := range b.X[from*per : to*per] {
-			t.F[i] = s.scale[v]
-		}
+		s.pixels.Bytes(t.F, b.X[from*per:to*per])
 		return
 	}
 	x := b.X[4*from*per : 4*to*per]

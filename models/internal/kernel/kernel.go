@@ -28,6 +28,7 @@ type Workspace struct {
 	skip  skip
 	end   Epilogue // of a convolution; here for the same reason as st
 	stop  <-chan struct{}
+	scale [256]float32 // of Bytes
 
 	image, out, bias []float32 // of a convolution
 	off              []uint32

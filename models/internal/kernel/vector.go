@@ -15,6 +15,7 @@ type vectorLevel interface {
 
 	apply(act Activation, dst, x []float32) // limits are Clip
 	zip(op BinaryOp, which operands, dst, x, y []float32, s float32)
+	bytes(dst []float32, src []byte) int // for as many as it can; it returns their number
 	sum(x []float32) float32
 	squares(x []float32, mean float32) float32
 	expSum(y, x []float32, top float32) float32
