@@ -245,7 +245,7 @@ func TestInfo(t *testing.T) {
 	got := load(t, classifier("Softmax", nil)).Info()
 	want := Info{
 		Inputs: []IO{{"x", "float", []int{-1, 4}}}, Outputs: []IO{{"y", "float", []int{-1, 3}}},
-		Ops: []string{"MatMul", "Softmax"}, Opset: 13, Parameters: 12, Classes: 3, FLOPsPerImage: 2*4*3 + 4*3, PeakBytes: 64 + 3*4, Output: Probabilities,
+		Ops: []string{"MatMul", "Softmax"}, Opset: 13, Parameters: 12, Classes: 3, FLOPsPerImage: 2*4*3 + 4*3, PeakBytes: 3 * 4, Output: Probabilities,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -207,6 +207,9 @@ func (*clip) InPlace(i int) bool      { return i == 0 }
 func (*silu) InPlace(i int) bool      { return i == 0 }
 func (*batchNorm) InPlace(i int) bool { return i == 0 }
 func (*binary) InPlace(i int) bool    { return i < 2 }
+func (*fold) InPlace(int) bool        { return false } // an input may come several times
+func (*softmax) InPlace(i int) bool   { return i == 0 }
+func (*groupNorm) InPlace(i int) bool { return i == 0 }
 func (*where) InPlace(i int) bool     { return i == 1 || i == 2 }
 
 // Viewer is an Op whose outputs may be parts of its first input, without a copy.
