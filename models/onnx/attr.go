@@ -13,6 +13,7 @@ const (
 	wireInt     = 2
 	wireString  = 3
 	wireTensor  = 4
+	wireGraph   = 5
 	wireFloats  = 6
 	wireInts    = 7
 	wireStrings = 8
@@ -24,6 +25,7 @@ type attrMessage struct {
 	typ    int64
 	guess  int64 // the type by the fields present, for models older than the type field
 	tensor []byte
+	graph  []byte
 	Attr
 }
 
@@ -38,6 +40,10 @@ func (s *scanner) attribute(p []byte) (name string, a Attr, bone []byte, err err
 	}
 	if m.typ == 0 {
 		m.typ = m.guess
+	}
+	if s.nested {
+		a, err = s.plainAttribute(&m)
+		return m.name, a, nil, err
 	}
 	bone = appendText(nil, 1, m.name)
 	bone = protowire.AppendVarint(protowire.AppendTag(bone, 20, protowire.VarintType), uint64(m.typ))
@@ -70,9 +76,33 @@ func (s *scanner) attribute(p []byte) (name string, a Attr, bone []byte, err err
 			bone = appendText(bone, 9, t)
 		}
 	default:
-		return m.name, Attr{Kind: AttrOther}, nil, nil
+		a, err = s.plainAttribute(&m)
+		return m.name, a, nil, err
 	}
 	return m.name, a, bone, nil
+}
+
+// plainAttribute gives the value of an attribute without onnx-go.
+func (s *scanner) plainAttribute(m *attrMessage) (a Attr, err error) {
+	kinds := map[int64]AttrKind{wireFloat: AttrFloat, wireInt: AttrInt, wireString: AttrString, wireFloats: AttrFloats, wireInts: AttrInts, wireStrings: AttrStrings}
+	switch m.typ {
+	case wireTensor:
+		t, _, err := s.tensor(m.tensor)
+		if err != nil {
+			return a, fmt.Errorf("attribute %q: %w", m.name, err)
+		}
+		return Attr{Kind: AttrTensor, T: t}, nil
+	case wireGraph:
+		g, err := s.subgraph(m.graph)
+		if err != nil {
+			return a, fmt.Errorf("attribute %q: %w", m.name, err)
+		}
+		return Attr{Kind: AttrGraph, G: g}, nil
+	}
+	if kind, ok := kinds[m.typ]; ok {
+		a, a.Kind = m.Attr, kind
+	}
+	return a, nil
 }
 
 func (s *scanner) attrField(m *attrMessage, x field) (err error) {
@@ -108,6 +138,10 @@ func (s *scanner) attrField(m *attrMessage, x field) (err error) {
 		m.guess = wireTensor
 		m.tensor, err = x.bytes()
 		return err
+	case 6:
+		m.guess = wireGraph
+		m.graph, err = x.bytes()
+		return err
 	case 7:
 		m.guess = wireFloats
 		if err := grow(4 + len(x.raw)); err != nil {
@@ -135,7 +169,7 @@ func (s *scanner) attrField(m *attrMessage, x field) (err error) {
 	case 20:
 		return x.setInt(&m.typ)
 	case 21:
-		return fmt.Errorf("%w: attribute of a function body", ErrUnsupported)
+		return fmt.Errorf("%w: an attribute of a function outside of one", ErrMalformed)
 	}
 	return nil
 }

@@ -30,17 +30,12 @@ func Decode(p []byte, l Limits) (g *Graph, err error) {
 	if int64(len(p)) > l.Bytes {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", ErrTooLarge, len(p), l.Bytes)
 	}
-	s := &scanner{memory: l.Memory}
+	s := &scanner{budget: &budget{memory: l.Memory}}
 	if err := s.model(p); err != nil {
 		return nil, err
 	}
 	if err := s.order(); err != nil {
 		return nil, err
-	}
-	for _, v := range s.inputs {
-		if _, ok := s.graph.Initializers[v.Name]; !ok {
-			s.graph.Inputs = append(s.graph.Inputs, v)
-		}
 	}
 	b := &builder{WeightedDirectedGraph: simple.NewWeightedDirectedGraph(0, 0), scan: s}
 	if err := b.decode(); err != nil {

@@ -9,4 +9,6 @@ var (
 	ErrTooLarge = errors.New("onnx model exceeds a limit")
 	// ErrUnsupported is returned when the model is valid but uses a part of the format that is not read, as external data.
 	ErrUnsupported = errors.New("onnx model uses an unsupported feature")
+	// ErrStrings is returned, together with ErrUnsupported, for tensors of strings.
+	ErrStrings = errors.New("tensor of strings")
 )

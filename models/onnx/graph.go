@@ -5,8 +5,11 @@
 // github.com/owulveryck/onnx-go into a Backend of ours. onnx-go never sees a weight, a nested type or a subgraph, so a model costs no second
 // copy of its weights and cannot exhaust memory or stack through it.
 //
-// The package knows the file format only. Which operators exist and what they mean is the business of package engine. Models with external
-// data, sparse initializers or segments are refused; operators with subgraphs are read but their bodies are dropped.
+// What onnx-go can't carry is read here alone: graphs inside of nodes (the branches of If, the bodies of Loop and Scan), and functions that
+// the model defines, whose calls are replaced by their nodes. Embed puts weights that stand in files of their own into the model.
+//
+// The package knows the file format only. Which operators exist and what they mean is the business of package engine. Models with sparse
+// initializers or segments are refused.
 package onnx
 
 import (
@@ -84,6 +87,21 @@ func (d DType) IsInt() bool {
 	return false
 }
 
+// width is the number of bytes that one element takes in a file; 0 for types that are not read.
+func (d DType) width() int {
+	switch d {
+	case Uint8, Int8, Bool:
+		return 1
+	case Uint16, Int16, Float16, BFloat16:
+		return 2
+	case Float, Int32, Uint32:
+		return 4
+	case Double, Int64, Uint64:
+		return 8
+	}
+	return 0
+}
+
 // Tensor is a constant of the model. Elements are row-major. Every floating-point type is held in single precision, every other type in 64
 // bits (uint64 by its bit pattern).
 type Tensor struct {
@@ -117,13 +135,17 @@ func (d Dim) String() string {
 // Value is a declared input or output of the graph.
 type Value struct {
 	Name  string
-	DType DType // Undefined when it is not a dense tensor
+	DType DType  // Undefined when it is not a dense tensor
+	Other string // "sequence", "map", "optional value" or "sparse tensor" when it is one
 	Dims  []Dim
 	Shape bool // false when the model declares no shape; Dims is then empty without meaning a scalar
 }
 
 // String prints the value as "input float[N,1,28,28]".
 func (v Value) String() string {
+	if v.Other != "" {
+		return v.Name + " " + v.Other
+	}
 	if !v.Shape {
 		return v.Name + " " + v.DType.String()
 	}
@@ -137,7 +159,7 @@ func (v Value) String() string {
 // AttrKind says which field of an Attr holds.
 type AttrKind int
 
-// The kinds of attributes. AttrOther stands for subgraphs, lists of tensors and sparse tensors, whose content is dropped.
+// The kinds of attributes. AttrOther stands for lists of graphs or tensors, types and sparse tensors, whose content is dropped.
 const (
 	AttrOther AttrKind = iota
 	AttrFloat
@@ -147,6 +169,7 @@ const (
 	AttrFloats
 	AttrInts
 	AttrStrings
+	AttrGraph
 )
 
 // Attr is an attribute of a node.
@@ -156,6 +179,7 @@ type Attr struct {
 	I       int64
 	S       string
 	T       *Tensor
+	G       *Graph
 	Floats  []float32
 	Ints    []int64
 	Strings []string
@@ -169,6 +193,11 @@ type Node struct {
 	Inputs  []string
 	Outputs []string
 	Attrs   map[string]Attr
+	// Opset is the version of the operator set of Domain; 0 means the version that the graph has for it. Only nodes of functions, which
+	// have operator sets of their own, use it.
+	Opset int64
+	// Captures are the values that the graphs inside of the node read from around it, each once.
+	Captures []string
 }
 
 // Title names the node for messages: operator and name, or its first output where it has no name.
@@ -188,7 +217,7 @@ func (n *Node) Title() string {
 	return op + " node"
 }
 
-// Graph is a decoded model.
+// Graph is a decoded model, or a graph inside of a node: that has no operator sets of its own, and reads values from around it.
 type Graph struct {
 	Name         string
 	Opsets       map[string]int64 // version of each operator set by domain; "" is ONNX itself
@@ -196,6 +225,8 @@ type Graph struct {
 	Outputs      []Value
 	Nodes        []Node // every node comes after the nodes it reads from
 	Initializers map[string]*Tensor
+
+	Captures []string // names that a graph inside of a node reads from around it, each once
 }
 
 // elements multiplies dimensions, refusing negative ones and products that no tensor in memory can have.

@@ -7,40 +7,55 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// scanner walks a model once and keeps what onnx-go does not carry. memory is what decoded tensors may still take.
+// budget is what a model and all the graphs in it may still cost.
+type budget struct {
+	memory   int64 // that decoded tensors may still take
+	bytes    int   // of attribute lists and made names, counted against memory
+	edges    int   // pairs of input and output over all nodes, each of which onnx-go makes an edge of
+	nodes    int   // over all graphs
+	values   int   // initializers, inputs and outputs of graphs inside of nodes
+	calls    int   // of functions
+	expanded int   // bytes of the bodies of all calls
+}
+
+// scanner walks a graph once and keeps what onnx-go does not carry. Graphs inside of nodes have scanners of their own.
 type scanner struct {
-	memory int64
+	*budget
+	functions map[string]*function
+	scope     *scope // of the function whose body is read; nil outside
+	nested    bool   // a graph inside of a node: onnx-go doesn't see it
+	depth     int
 
 	hasGraph bool
 	graph    Graph
 	inputs   []Value
 	skeleton []byte // GraphProto with inputs and outputs by name and nodes with plain attributes
 	tensors  []map[string]Attr
-	bytes    int // of attribute lists, counted against memory
-	edges    int // pairs of input and output over all nodes, each of which onnx-go makes an edge of
 }
 
 func (s *scanner) model(p []byte) error {
 	s.graph.Opsets = map[string]int64{}
 	s.graph.Initializers = map[string]*Tensor{}
-	err := fields(p, func(x field) error {
+	var graph []byte
+	err := fields(p, func(x field) (err error) {
 		switch x.num {
 		case 7:
-			b, err := x.bytes()
-			if err != nil {
-				return err
-			}
 			if s.hasGraph {
 				return fmt.Errorf("%w: two graphs", ErrMalformed)
 			}
 			s.hasGraph = true
-			return s.scanGraph(b)
+			graph, err = x.bytes()
 		case 8:
-			return s.opset(x)
+			return opset(x, s.graph.Opsets)
+		case 25: // behind the graph, as exporters write it
+			return s.function(x)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.scanGraph(graph); err != nil {
 		return err
 	}
 	if !s.hasGraph || len(s.graph.Nodes) == 0 || len(s.graph.Outputs) == 0 {
@@ -52,7 +67,8 @@ func (s *scanner) model(p []byte) error {
 	return nil
 }
 
-func (s *scanner) opset(x field) error {
+// opset enters an OperatorSetIdProto.
+func opset(x field, to map[string]int64) error {
 	b, err := x.bytes()
 	if err != nil {
 		return err
@@ -71,10 +87,10 @@ func (s *scanner) opset(x field) error {
 	if err != nil {
 		return err
 	}
-	if len(s.graph.Opsets) == maxPorts {
+	if len(to) == maxPorts {
 		return fmt.Errorf("%w: more than %d operator sets", ErrTooLarge, maxPorts)
 	}
-	s.graph.Opsets[plainDomain(domain)] = version
+	to[plainDomain(domain)] = version
 	return nil
 }
 
@@ -109,16 +125,22 @@ func (s *scanner) scanGraph(p []byte) error {
 			if err != nil {
 				return err
 			}
+			if t.Name, err = s.name(t.Name); err != nil {
+				return err
+			}
 			if _, ok := s.graph.Initializers[t.Name]; ok || t.Name == "" {
 				return fmt.Errorf("%w: initializer name %q is empty or used twice", ErrMalformed, t.Name)
 			}
-			if len(s.graph.Initializers) == maxNodes {
+			if s.values++; s.values > 2*maxNodes || len(s.graph.Initializers) == maxNodes {
 				return fmt.Errorf("%w: more than %d initializers", ErrTooLarge, maxNodes)
 			}
 			s.graph.Initializers[t.Name] = t
 			return nil
 		}
 		v, err := scanValue(b)
+		if err == nil {
+			v.Name, err = s.name(v.Name)
+		}
 		if err != nil {
 			return err
 		}
@@ -126,17 +148,19 @@ func (s *scanner) scanGraph(p []byte) error {
 		if x.num == 12 {
 			to = &s.graph.Outputs
 		}
-		if len(*to) == maxNodes {
+		if s.values++; s.values > 2*maxNodes || len(*to) == maxNodes {
 			return fmt.Errorf("%w: more than %d inputs or outputs", ErrTooLarge, maxNodes)
 		}
 		*to = append(*to, v)
-		s.skeleton = appendMessage(s.skeleton, x.num, appendText(nil, 1, v.Name))
+		if !s.nested {
+			s.skeleton = appendMessage(s.skeleton, x.num, appendText(nil, 1, v.Name))
+		}
 		return nil
 	})
 }
 
-// path descends into nested messages: the last field with each number.
-func path(p []byte, nums ...protowire.Number) (out []byte, ok bool, err error) {
+// descend goes down into nested messages: the last field with each number.
+func descend(p []byte, nums ...protowire.Number) (out []byte, ok bool, err error) {
 	for _, num := range nums {
 		ok = false
 		err = fields(p, func(x field) (err error) {
@@ -169,7 +193,10 @@ func scanValue(p []byte) (Value, error) {
 	if v.Name == "" {
 		return v, fmt.Errorf("%w: input or output without a name", ErrMalformed)
 	}
-	dense, ok, err := path(p, 2, 1)
+	dense, ok, err := descend(p, 2, 1)
+	if err == nil && !ok {
+		v.Other, err = otherType(p)
+	}
 	if err != nil || !ok {
 		return v, err
 	}
@@ -184,7 +211,7 @@ func scanValue(p []byte) (Value, error) {
 	if err != nil {
 		return v, err
 	}
-	shape, ok, err := path(dense, 2)
+	shape, ok, err := descend(dense, 2)
 	if err != nil || !ok {
 		return v, err
 	}
@@ -220,11 +247,34 @@ func scanValue(p []byte) (Value, error) {
 	return v, err
 }
 
+// otherType names the type of a ValueInfoProto that is no dense tensor; "" for one without a type.
+func otherType(p []byte) (name string, err error) {
+	t, ok, err := descend(p, 2)
+	if err != nil || !ok {
+		return "", err
+	}
+	err = fields(t, func(x field) error {
+		switch x.num {
+		case 4:
+			name = "sequence"
+		case 5:
+			name = "map"
+		case 8:
+			name = "sparse tensor"
+		case 9:
+			name = "optional value"
+		}
+		return nil
+	})
+	return name, err
+}
+
 func (s *scanner) node(p []byte) error {
-	if len(s.graph.Nodes) == maxNodes {
+	if s.nodes++; s.nodes > maxNodes {
 		return fmt.Errorf("%w: more than %d nodes", ErrTooLarge, maxNodes)
 	}
 	var n Node
+	var overload string
 	var attrs [][]byte
 	err := fields(p, func(x field) error {
 		switch x.num {
@@ -237,6 +287,9 @@ func (s *scanner) node(p []byte) error {
 				return fmt.Errorf("%w: node with more than %d inputs or outputs", ErrTooLarge, maxPorts)
 			}
 			name, err := x.text()
+			if err == nil {
+				name, err = s.name(name)
+			}
 			*to = append(*to, name)
 			return err
 		case 3:
@@ -252,6 +305,8 @@ func (s *scanner) node(p []byte) error {
 			return err
 		case 7:
 			return x.set(&n.Domain)
+		case 8:
+			return x.set(&overload)
 		}
 		return nil
 	})
@@ -264,6 +319,15 @@ func (s *scanner) node(p []byte) error {
 	}
 	if s.edges += len(n.Inputs) * len(n.Outputs); s.edges > maxEdges {
 		return fmt.Errorf("%w: more than %d connections", ErrTooLarge, maxEdges)
+	}
+	if s.scope != nil {
+		n.Opset = s.scope.opsets[n.Domain]
+		if attrs, err = s.scope.resolve(attrs); err != nil {
+			return fmt.Errorf("%s: %w", n.Title(), err)
+		}
+	}
+	if f := s.functions[key(n.Domain, n.Op, overload)]; f != nil {
+		return s.call(f, n, attrs)
 	}
 	return s.keepNode(n, attrs)
 }
@@ -289,11 +353,19 @@ func (s *scanner) keepNode(n Node, attrs [][]byte) error {
 			return fmt.Errorf("%w: %s has attribute %q twice", ErrMalformed, n.Title(), name)
 		}
 		seen[name] = true
+		if a.G != nil {
+			n.capture(a.G)
+		}
 		if bone == nil {
 			own[name] = a
 			continue
 		}
 		b = appendMessage(b, 5, bone)
+	}
+	if s.nested {
+		n.Attrs = own
+		s.graph.Nodes = append(s.graph.Nodes, n)
+		return nil
 	}
 	s.skeleton = appendMessage(s.skeleton, 1, b)
 	s.graph.Nodes = append(s.graph.Nodes, n)

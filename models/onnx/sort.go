@@ -2,12 +2,12 @@ package onnx
 
 import "fmt"
 
-// order checks that every name is given once and that every input is given by something.
-func (s *scanner) order() error {
+// given collects the names that the graph gives, and checks that every one is given once.
+func (s *scanner) given() (map[string]bool, error) {
 	given := map[string]bool{}
 	for _, v := range s.inputs {
 		if given[v.Name] {
-			return fmt.Errorf("%w: two inputs are named %q", ErrMalformed, v.Name)
+			return nil, fmt.Errorf("%w: two inputs are named %q", ErrMalformed, v.Name)
 		}
 		given[v.Name] = true
 	}
@@ -21,14 +21,28 @@ func (s *scanner) order() error {
 				continue
 			}
 			if given[out] {
-				return fmt.Errorf("%w: %s gives %q, which something else gives already", ErrMalformed, n.Title(), out)
+				return nil, fmt.Errorf("%w: %s gives %q, which something else gives already", ErrMalformed, n.Title(), out)
 			}
 			given[out] = true
 		}
 	}
+	return given, nil
+}
+
+// order checks that every name is given once and that every input is given by something.
+func (s *scanner) order() error {
+	given, err := s.given()
+	if err != nil {
+		return err
+	}
+	for _, v := range s.inputs {
+		if _, ok := s.graph.Initializers[v.Name]; !ok {
+			s.graph.Inputs = append(s.graph.Inputs, v)
+		}
+	}
 	for i := range s.graph.Nodes {
 		n := &s.graph.Nodes[i]
-		for _, in := range n.Inputs {
+		for in := range n.reads {
 			if in != "" && !given[in] {
 				return fmt.Errorf("%w: %s reads %q, which nothing gives", ErrMalformed, n.Title(), in)
 			}
@@ -57,7 +71,7 @@ func (s *scanner) sorted() (*Graph, error) {
 	readers := make([][]int, len(nodes))
 	var ready []int
 	for i := range nodes {
-		for _, in := range nodes[i].Inputs {
+		for in := range nodes[i].reads {
 			if m, ok := maker[in]; ok && in != "" {
 				waits[i]++
 				readers[m] = append(readers[m], i)

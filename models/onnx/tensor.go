@@ -14,7 +14,7 @@ func ReadTensor(p []byte, maxBytes int64) (*Tensor, error) {
 	if maxBytes <= 0 {
 		maxBytes = 8 * int64(len(p)+8)
 	}
-	s := scanner{memory: maxBytes}
+	s := scanner{budget: &budget{memory: maxBytes}}
 	t, _, err := s.tensor(p)
 	return t, err
 }
@@ -55,7 +55,7 @@ func (s *scanner) tensor(p []byte) (t *Tensor, plain bool, err error) {
 	case m.DType.IsInt():
 		err = m.decodeInts(n)
 	case m.DType == String || m.hasString:
-		err = fmt.Errorf("%w: tensor of strings", ErrUnsupported)
+		err = fmt.Errorf("%w: %w", ErrUnsupported, ErrStrings)
 	default:
 		err = fmt.Errorf("%w: element %s", ErrUnsupported, m.DType)
 	}
@@ -128,7 +128,7 @@ func scanTensor(p []byte) (*tensorMessage, error) {
 		return err
 	})
 	if err == nil && external {
-		err = fmt.Errorf("%w: tensor %q keeps its data in another file; save the model with its weights inside", ErrUnsupported, m.Name)
+		err = fmt.Errorf("%w: tensor %q keeps its data in another file, which is read only when the model is given as a file; save it with its weights inside", ErrUnsupported, m.Name)
 	}
 	return m, err
 }
@@ -141,7 +141,7 @@ func (m *tensorMessage) count(n, got int) error {
 }
 
 func (m *tensorMessage) decodeFloats(n int) error {
-	width := map[DType]int{Float: 4, Double: 8, Float16: 2, BFloat16: 2}[m.DType]
+	width := m.DType.width()
 	if m.hasRaw {
 		if len(m.raw)%width != 0 {
 			return fmt.Errorf("%w: raw data of %d bytes", ErrMalformed, len(m.raw))
@@ -207,7 +207,7 @@ func halfToFloat(h uint16) float32 {
 
 func (m *tensorMessage) decodeInts(n int) error {
 	if m.hasRaw {
-		width := map[DType]int{Uint8: 1, Int8: 1, Bool: 1, Uint16: 2, Int16: 2, Int32: 4, Uint32: 4, Int64: 8, Uint64: 8}[m.DType]
+		width := m.DType.width()
 		if len(m.raw)%width != 0 {
 			return fmt.Errorf("%w: raw data of %d bytes", ErrMalformed, len(m.raw))
 		}
