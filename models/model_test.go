@@ -228,7 +228,7 @@ func TestLoadRefuses(t *testing.T) {
 		"one score":    {edit(func(m *tm) { m.Init[0].Dims[1], m.Init[0].Floats = 1, make([]float32, 4) }), ErrNotClassifier, "[1 1]"},
 		"sum of batch": {edit(func(m *tm) { m.Nodes[1].Op = "ReduceSum" }), ErrNotClassifier, "[1 1]"},
 		"huge batch":   {edit(func(m *tm) { m.In[0].Dims[0] = math.MaxInt32 }), ErrTooLarge, "MiB"},
-		"type":         {edit(func(m *tm) { m.In[0].DType = 8 }), ErrNotClassifier, "not a tensor of numbers"},
+		"type":         {edit(func(m *tm) { m.In[0].DType = 8 }), ErrUnsupported, "strings are left out"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := Load(c.bytes, Options{}); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {

@@ -20,7 +20,13 @@ type node struct {
 // enter turns a node of the graph into a constant, when all its inputs are constant, or queues it. An operator that is not implemented is
 // noted in errs.
 func (c *compiler) enter(n *onnx.Node) error {
-	in := &node{Node: ops.Node{Opset: c.opsets[n.Domain]}, title: n.Title()}
+	if done, err := c.inline(n); done || err != nil {
+		return err
+	}
+	in := &node{Node: ops.Node{Opset: n.Opset}, title: n.Title()}
+	if in.Opset == 0 {
+		in.Opset = c.opsets[n.Domain]
+	}
 	constant := true
 	for _, name := range n.Inputs {
 		s := -1
@@ -31,7 +37,7 @@ func (c *compiler) enter(n *onnx.Node) error {
 		in.in = append(in.in, s)
 	}
 	wanted := len(n.Outputs)
-	for !c.table.Variadic(n.Op) && wanted > 1 && (n.Outputs[wanted-1] == "" || c.uses[c.slotOf(n.Outputs[wanted-1])] == 0) {
+	for !c.table.Variadic(n) && wanted > 1 && (n.Outputs[wanted-1] == "" || c.uses[c.slotOf(n.Outputs[wanted-1])] == 0) {
 		wanted-- // an optional output that nobody reads
 	}
 	for i, name := range n.Outputs[:wanted] {
@@ -46,7 +52,7 @@ func (c *compiler) enter(n *onnx.Node) error {
 	if err := c.table.Check(&in.Node); err != nil {
 		return c.note(in.wrap(err))
 	}
-	if constant {
+	if constant && !isControl(n) {
 		st, err := c.step(in)
 		if err != nil {
 			return c.note(err)
@@ -85,7 +91,7 @@ func (c *compiler) step(n *node) (*step, error) {
 		}
 		n.Consts = append(n.Consts, k)
 	}
-	op, err := c.table.New(&n.Node)
+	op, err := c.operator(&n.Node)
 	if err != nil {
 		return nil, n.wrap(err)
 	}
@@ -173,7 +179,9 @@ func (c *compiler) fold(st *step) (done bool, err error) {
 			err = fmt.Errorf("%s: %v", st.title, r)
 		}
 	}()
-	if err := st.op.Shape(args, specs); err != nil {
+	if err := st.op.Shape(args, specs); ops.NeedsValues(err) {
+		return false, nil
+	} else if err != nil {
 		return false, fmt.Errorf("%s: %w", st.title, err)
 	}
 	size := int64(0)

@@ -20,7 +20,9 @@ type dynamic struct {
 	specs   []ops.Spec
 	scratch *ops.Scratch
 	results []*Tensor
-	free    [][]int // by step: values that nobody needs after it
+	free    [][]int           // by step: values that nobody needs after it
+	limit   int64             // bytes that the blocks may take
+	graphs  map[int]*graphRun // by step: the state of nodes that run graphs
 
 	dry              bool
 	flops            int64
@@ -38,7 +40,7 @@ type block struct {
 
 // newDynamic uses the scratch space of a session.
 func newDynamic(p *Program, scratch *ops.Scratch) *dynamic {
-	s := &dynamic{p: p, scratch: scratch, free: make([][]int, len(p.steps)), vals: make([]Tensor, p.slots), block: make([]int, p.slots)}
+	s := &dynamic{p: p, scratch: scratch, limit: p.limits.Memory, free: make([][]int, len(p.steps)), vals: make([]Tensor, p.slots), block: make([]int, p.slots)}
 	arg := func(slots []int) []*Tensor {
 		list := make([]*Tensor, len(slots))
 		for i, x := range slots {
@@ -102,7 +104,7 @@ func (s *dynamic) steps(ctx context.Context) error {
 			return err
 		}
 		flops := s.flops
-		if err := s.step(i); err != nil {
+		if err := s.step(ctx, i); err != nil {
 			return fmt.Errorf("%s: %w", s.p.steps[i].title, err)
 		}
 		if st := &s.p.steps[i]; s.dry && !st.alias {
@@ -127,7 +129,7 @@ func (s *dynamic) start(in []*Tensor) {
 }
 
 // step runs one operator, or in a dry run only works out its shapes.
-func (s *dynamic) step(i int) (err error) {
+func (s *dynamic) step(ctx context.Context, i int) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("failed: %v", r)
@@ -135,6 +137,9 @@ func (s *dynamic) step(i int) (err error) {
 	}()
 	st := &s.p.steps[i]
 	args, outs, specs := s.args[i], s.outs[i], s.specs[:len(st.out)]
+	if c, ok := st.op.(*control); ok {
+		return s.control(ctx, i, c)
+	}
 	if err := st.op.Shape(args, specs); err != nil {
 		return err
 	}
@@ -160,6 +165,12 @@ func (s *dynamic) step(i int) (err error) {
 	if run && !st.alias && total > 0 { // an empty tensor may have dimensions that it would take long to walk through
 		st.op.Run(s.scratch, args, outs)
 	}
+	s.release(i)
+	return nil
+}
+
+// release gives back the blocks of the values that nobody needs after a step.
+func (s *dynamic) release(i int) {
 	for _, slot := range s.free[i] {
 		if b := s.block[slot]; b >= 0 {
 			s.blocks[b].refs--
@@ -167,12 +178,11 @@ func (s *dynamic) step(i int) (err error) {
 		}
 		s.live -= s.bytes(slot)
 	}
-	return nil
 }
 
 // check enforces the memory limit for the outputs of a step and counts its cost. It returns the bytes of the outputs.
 func (s *dynamic) check(st *step, args []*Tensor, specs []ops.Spec) (int64, error) {
-	limit := s.p.limits.Memory
+	limit := s.limit
 	total := int64(0)
 	for _, sp := range specs {
 		n, err := sizeOf(sp, limit)

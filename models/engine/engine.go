@@ -77,6 +77,8 @@ type compiler struct {
 	budget int64 // bytes for folded constants
 	work   int64 // arithmetic left for folding
 	errs   []error
+
+	inlined int // branches of If that took the place of their node
 }
 
 // Compile makes a program of a graph. It returns ErrUnsupported naming operator, domain, operator set and node when something is not
@@ -89,8 +91,18 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 		Program: &Program{inputs: g.Inputs, outputs: g.Outputs, limits: l, opset: g.Opsets[""]},
 		table:   ops.NewTable(), opsets: g.Opsets, slot: map[string]int{}, ranks: map[int]int{}, budget: l.Memory, work: maxFold,
 	}
-	nodes := reachable(g)
 	for _, v := range g.Inputs {
+		if err := ops.CheckInput(v); err != nil {
+			return nil, err
+		}
+	}
+	return c.compile(g)
+}
+
+// compile fills the program.
+func (c *compiler) compile(g *onnx.Graph) (*Program, error) {
+	nodes := reachable(g)
+	for _, v := range c.inputs {
 		c.inSlot = append(c.inSlot, c.slotOf(v.Name))
 	}
 	c.constants(g, nodes)
@@ -110,12 +122,10 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 			return nil, err
 		}
 	}
-	slices.Sort(c.ops)
-	c.ops = slices.Compact(c.ops)
 	for _, v := range g.Outputs {
 		c.outSlot = append(c.outSlot, c.slot[v.Name])
 	}
-	if !l.NoFusion && len(c.errs) == 0 {
+	if !c.limits.NoFusion && len(c.errs) == 0 {
 		if err := c.rewrite(); err != nil {
 			return nil, err
 		}
@@ -123,6 +133,8 @@ func Compile(g *onnx.Graph, l Limits) (*Program, error) {
 	if err := c.build(); err != nil {
 		return nil, err
 	}
+	slices.Sort(c.ops)
+	c.ops = slices.Compact(c.ops)
 	c.release()
 	c.lastReaders()
 	return c.Program, nil
@@ -140,6 +152,7 @@ func reachable(g *onnx.Graph) []*onnx.Node {
 		if !slices.ContainsFunc(n.Outputs, func(o string) bool { return o != "" && need[o] }) {
 			continue
 		}
+		n = withCaptures(n)
 		for _, in := range n.Inputs {
 			if in != "" {
 				need[in] = true

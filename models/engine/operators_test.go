@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -21,33 +20,7 @@ func ints(shape []int, v ...int64) *Tensor     { return &Tensor{DType: onnx.Int6
 // apply compiles one node and runs it.
 func apply(t *testing.T, op string, opset int64, attrs map[string]any, outputs int, in ...*Tensor) ([]*Tensor, error) {
 	t.Helper()
-	node := tn{Op: op, Attrs: attrs}
-	m := tm{Opset: opset}
-	var args []*Tensor
-	for i, x := range in {
-		if x == nil {
-			node.In = append(node.In, "")
-			continue
-		}
-		v := tv{Name: fmt.Sprint("x", i), DType: int64(x.DType)}
-		for _, d := range x.Shape {
-			v.Dims = append(v.Dims, d)
-		}
-		m.In = append(m.In, v)
-		node.In = append(node.In, v.Name)
-		args = append(args, x)
-	}
-	for i := range outputs {
-		name := fmt.Sprint("y", i)
-		node.Out = append(node.Out, name)
-		m.Out = append(m.Out, tv{Name: name})
-	}
-	m.Nodes = []tn{node}
-	p, err := compile(t, m, Limits{})
-	if err != nil {
-		return nil, err
-	}
-	return p.NewSession().Run(t.Context(), args)
+	return applyIn(t, "", op, opset, attrs, outputs, in...)
 }
 
 func near(a, b []float32) bool {
@@ -160,7 +133,7 @@ func TestRefusalNamesItsDomainsOpset(t *testing.T) {
 	m := tm{In: []tv{{Name: "x"}}, Out: []tv{{Name: "y"}}, Nodes: []tn{{Op: "Fancy", Domain: "com.example", In: []string{"x"}, Out: []string{"y"}}}}
 	m.Extra = protowire.AppendBytes(protowire.AppendTag(nil, 8, protowire.BytesType), set)
 	_, err := compile(t, m, Limits{})
-	const want = `com.example.Fancy node that gives "y" (opset 3): operator not supported: there is no "Fancy" of domain "com.example" here (opset 3)`
+	const want = `com.example.Fancy node that gives "y" (opset 3): not supported: there is no "Fancy" of domain "com.example" here (opset 3)`
 	if err == nil || err.Error() != want {
 		t.Errorf("error is %v, want %s", err, want)
 	}

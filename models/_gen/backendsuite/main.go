@@ -143,27 +143,32 @@ func add(z *zip.Writer, src fs.FS, dir string, maxCase int64) (bool, error) {
 
 var errWire = errors.New("not a protobuf message")
 
-// operators returns the op_type of every node: ModelProto.graph is field 7, GraphProto.node field 1, NodeProto.op_type field 4 and .domain
-// field 7. Operators of other domains are given as domain.name, so that no list matches them.
+// operators returns the op_type of every node, also of those in graphs inside of nodes: ModelProto.graph is field 7, GraphProto.node field 1,
+// NodeProto.op_type field 4, .attribute field 5 and .domain field 7, AttributeProto.g field 6. Operators of other domains than ONNX's are given
+// as domain.name.
 func operators(model []byte) ([]string, error) {
 	var ops []string
-	err := each(model, 7, func(graph []byte) error {
-		return each(graph, 1, func(node []byte) error {
-			var op, domain string
-			if err := each(node, 4, func(b []byte) error { op = string(b); return nil }); err != nil {
-				return err
-			}
-			if err := each(node, 7, func(b []byte) error { domain = string(b); return nil }); err != nil {
-				return err
-			}
-			if domain != "" && domain != "ai.onnx" {
-				op = domain + "." + op
-			}
-			ops = append(ops, op)
-			return nil
+	err := each(model, 7, func(graph []byte) error { return nodes(graph, &ops) })
+	return ops, err
+}
+
+func nodes(graph []byte, ops *[]string) error {
+	return each(graph, 1, func(node []byte) error {
+		var op, domain string
+		if err := each(node, 4, func(b []byte) error { op = string(b); return nil }); err != nil {
+			return err
+		}
+		if err := each(node, 7, func(b []byte) error { domain = string(b); return nil }); err != nil {
+			return err
+		}
+		if domain != "" && domain != "ai.onnx" {
+			op = domain + "." + op
+		}
+		*ops = append(*ops, op)
+		return each(node, 5, func(attribute []byte) error {
+			return each(attribute, 6, func(graph []byte) error { return nodes(graph, ops) })
 		})
 	})
-	return ops, err
 }
 
 // each calls f for the length-delimited fields with a number.

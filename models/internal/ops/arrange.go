@@ -34,7 +34,7 @@ func (span) Shape(in []*Tensor, out []Spec) error {
 			return fmt.Errorf("input %d is %s%v, not one %s", i, t.DType, t.Shape, in[0].DType)
 		}
 		if !t.Known() {
-			return errUnknown
+			return ErrNeedsValues
 		}
 	}
 	n := 0.0
@@ -353,7 +353,7 @@ func (h *oneHot) Shape(in []*Tensor, out []Spec) error {
 		return fmt.Errorf("indices of shape %v, depth of shape %v, values of shape %v", in[0].Shape, in[1].Shape, in[2].Shape)
 	}
 	if !in[1].Known() {
-		return errUnknown
+		return ErrNeedsValues
 	}
 	depth := number(in[1], 0)
 	if !(depth >= 0 && depth <= 1<<30) {
@@ -387,7 +387,7 @@ type nonZero struct{}
 
 func (nonZero) Shape(in []*Tensor, out []Spec) error {
 	if !in[0].Known() {
-		return errUnknown
+		return ErrNeedsValues
 	}
 	n := 0
 	for i := range in[0].Len() {

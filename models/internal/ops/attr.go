@@ -124,7 +124,7 @@ func (x axesSource) of(in []*Tensor) ([]int64, error) {
 		return nil, fmt.Errorf("input %d must be a list of integers", x.input)
 	}
 	if !t.Known() {
-		return nil, errUnknown
+		return nil, ErrNeedsValues
 	}
 	return t.I, nil
 }

@@ -17,7 +17,11 @@ func buildCast(_ *Node, a *attrs) (Op, error) {
 	to := onnx.DType(a.int("to", 0))
 	a.ignore("saturate")
 	if !to.IsFloat() && !to.IsInt() {
-		return nil, fmt.Errorf("%w: Cast to %s", ErrUnsupported, to)
+		err := fmt.Errorf("%w: Cast to %s", ErrUnsupported, to)
+		if to == onnx.String {
+			err = fmt.Errorf("%w; %w", err, noStrings)
+		}
+		return nil, err
 	}
 	return &cast{to: to}, nil
 }

@@ -276,7 +276,7 @@ func (c *compress) Shape(in []*Tensor, out []Spec) error {
 		return fmt.Errorf("condition is %s%v for %d parts", in[1].DType, in[1].Shape, n)
 	}
 	if !in[1].Known() {
-		return errUnknown
+		return ErrNeedsValues
 	}
 	kept := 0
 	for _, v := range in[1].I {

@@ -195,10 +195,10 @@ func (dropoutMask) Run(_ *Scratch, in, out []*Tensor) {
 func inferenceOnly(in []*Tensor) error {
 	if len(in) > 2 && in[2] != nil {
 		if !in[2].Known() {
-			return errUnknown
+			return ErrNeedsValues
 		}
 		if in[2].Len() != 1 || !in[2].DType.IsInt() || in[2].I[0] != 0 {
-			return fmt.Errorf("%w: Dropout in training mode; export the model for inference", ErrUnsupported)
+			return fmt.Errorf("%w: Dropout in training mode; %w", ErrUnsupported, noTraining)
 		}
 	}
 	return nil
@@ -206,6 +206,11 @@ func inferenceOnly(in []*Tensor) error {
 
 func buildDropout(n *Node, a *attrs) (Op, error) {
 	a.ignore("ratio", "is_test", "consumed_inputs", "seed")
+	if n.constant(2) != nil {
+		if err := inferenceOnly(n.Consts); err != nil {
+			return nil, err
+		}
+	}
 	if len(n.Outputs) > 1 && n.Outputs[1] != "" {
 		if n.Opset < 10 {
 			return nil, fmt.Errorf("%w: the mask of Dropout before opset 10", ErrUnsupported)

@@ -1,4 +1,5 @@
-// Package ops holds the operators of ONNX's own domain that the engine runs.
+// Package ops holds the operators that the engine runs: those of ONNX's own domain, of its domain for classical machine learning, and some
+// of ONNX Runtime's.
 //
 // Every operator works in two steps: Shape computes the types and shapes of the outputs from the inputs and checks everything that can be
 // wrong with them; Run fills the outputs, whose space the caller has allocated in between. So limits are enforced before memory is used,
@@ -12,13 +13,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"idunno/models/internal/kernel"
 	"idunno/models/onnx"
 )
 
 // ErrUnsupported is returned by New for an operator, an operator set version or an attribute that is not implemented.
-var ErrUnsupported = errors.New("operator not supported")
+var ErrUnsupported = errors.New("not supported")
 
 // Tensor is a dense row-major tensor. Floating-point types keep their elements in F, all others in I (truth values as 0 and 1).
 type Tensor struct {
@@ -153,8 +155,33 @@ type spec struct {
 
 const many = 1 << 20
 
-// Table holds every operator by name.
+// Table holds every operator by name; those that are not of ONNX's own domain by domain, a point and name.
 type Table map[string]spec
+
+// The domains with operators besides ONNX's own.
+const (
+	domainML        = "ai.onnx.ml"
+	domainMicrosoft = "com.microsoft"
+)
+
+// newest gives for each domain the newest operator set whose changes have been looked at.
+func newest(domain string) int64 {
+	switch domain {
+	case domainML:
+		return 5
+	case domainMicrosoft:
+		return 1
+	}
+	return 24
+}
+
+// key is the name of an operator in the table.
+func key(domain, op string) string {
+	if domain == "" {
+		return op
+	}
+	return domain + "." + op
+}
 
 // Check looks at everything about a node but its attributes and constants: the operator, its version, and which inputs and outputs there are.
 func (t Table) Check(n *Node) error {
@@ -163,19 +190,20 @@ func (t Table) Check(n *Node) error {
 }
 
 func (t Table) find(n *Node) (*spec, error) {
-	sp, ok := t[n.Op]
+	sp, ok := t[key(n.Domain, n.Op)]
 	if n.Made {
 		sp, ok = madeTable()[n.Op]
 	}
-	if !ok || n.Domain != "" {
+	if !ok {
 		err := fmt.Errorf("%w: there is no %q of domain %q here (opset %d)", ErrUnsupported, n.Op, domain(n.Domain), n.Opset)
-		if why := reason(n.Domain, n.Op); why != "" {
-			err = fmt.Errorf("%w; %s", err, why)
+		if why := reason(n.Domain, n.Op); why != nil {
+			err = fmt.Errorf("%w; %w", err, why)
 		}
 		return nil, err
 	}
-	if n.Opset < sp.since || n.Opset > maxOpset {
-		return nil, fmt.Errorf("%w: %s is implemented for opsets %d to %d, the model uses %d; convert it to one of these", ErrUnsupported, n.Op, sp.since, maxOpset, n.Opset)
+	if n.Opset < sp.since || n.Opset > newest(n.Domain) {
+		return nil, fmt.Errorf("%w: %s is implemented for opsets %d to %d of domain %q, the model uses %d; convert it to one of these", ErrUnsupported,
+			n.Op, sp.since, newest(n.Domain), domain(n.Domain), n.Opset)
 	}
 	if len(n.Inputs) < sp.in || len(n.Inputs) > sp.max {
 		return nil, fmt.Errorf("%s takes %d to %d inputs, not %d", n.Op, sp.in, min(sp.max, max(len(n.Inputs), sp.in)), len(n.Inputs))
@@ -187,7 +215,11 @@ func (t Table) find(n *Node) (*spec, error) {
 	}
 	wanted := slices.IndexFunc(n.Outputs[min(sp.outs, len(n.Outputs)):], func(s string) bool { return s != "" })
 	if wanted >= 0 {
-		return nil, fmt.Errorf("%w: output %d of %s", ErrUnsupported, sp.outs+wanted, n.Op)
+		err := fmt.Errorf("%w: output %d of %s", ErrUnsupported, sp.outs+wanted, n.Op)
+		if n.Op == "BatchNormalization" {
+			err = fmt.Errorf("%w; %w", err, noTraining)
+		}
+		return nil, err
 	}
 	return &sp, nil
 }
@@ -209,9 +241,6 @@ func (t Table) New(n *Node) (Op, error) {
 	return op, nil
 }
 
-// maxOpset is the newest operator set whose changes have been looked at.
-const maxOpset = 22
-
 func domain(d string) string {
 	if d == "" {
 		return "ai.onnx"
@@ -224,14 +253,41 @@ func NewTable() Table {
 	all := Table{}
 	for _, part := range []map[string]spec{elementTable(), layoutTable(), linearTable(), windowTable(), reduceTable(),
 		lossTable(), indexTable(), normTable(), arrangeTable(), resizeTable(), transposedTable(),
-		rnnTable(), quantTable(), visionTable(), quantConvTable(), signalTable()} {
+		rnnTable(), quantTable(), visionTable(), quantConvTable(), signalTable(), controlTable(), rmsTable(), attentionTable()} {
 		maps.Copy(all, part)
+	}
+	for domain, part := range map[string]map[string]spec{domainML: mlTable(), domainMicrosoft: contribTable()} {
+		for op, sp := range part {
+			all[key(domain, op)] = sp
+		}
 	}
 	return all
 }
 
 // Variadic says whether the number of outputs is part of the meaning of the operator.
-func (t Table) Variadic(op string) bool { return t[op].outs == many }
+func (t Table) Variadic(n *onnx.Node) bool { return t[key(n.Domain, n.Op)].outs == many }
+
+// Support is what is implemented of an operator.
+type Support struct {
+	Domain string `json:"domain"`
+	Op     string `json:"op"`
+	Since  int64  `json:"since"` // first and last operator set
+	Until  int64  `json:"until"`
+}
+
+// Support lists the operators, sorted by domain, ONNX's own first, and name.
+func (t Table) Support() []Support {
+	var list []Support
+	for _, name := range t.Names() {
+		dom, op := "", name
+		if i := strings.LastIndexByte(name, '.'); i >= 0 {
+			dom, op = name[:i], name[i+1:]
+		}
+		list = append(list, Support{domain(dom), op, t[name].since, newest(dom)})
+	}
+	slices.SortStableFunc(list, func(a, b Support) int { return strings.Compare(a.Domain, b.Domain) })
+	return list
+}
 
 // Names lists the operators, sorted.
 func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
@@ -266,8 +322,8 @@ func needFloat(in []*Tensor, which ...int) error {
 	return nil
 }
 
-// errUnknown is returned by Shape when it depends on elements that are not known without running the model.
-var errUnknown = errors.New("shape depends on computed values")
+// ErrNeedsValues is returned by Shape when it depends on elements that are not known without running the model.
+var ErrNeedsValues = errors.New("shape depends on computed values")
 
 // NeedsValues says whether an error of Shape means that the shape can't be known before the run.
-func NeedsValues(err error) bool { return errors.Is(err, errUnknown) }
+func NeedsValues(err error) bool { return errors.Is(err, ErrNeedsValues) }

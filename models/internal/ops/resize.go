@@ -89,7 +89,7 @@ func floatsOf(in []*Tensor, i, n int) ([]float32, error) {
 		return nil, fmt.Errorf("input %d is %s%v, expected %d numbers", i, in[i].DType, in[i].Shape, n)
 	}
 	if !in[i].Known() {
-		return nil, errUnknown
+		return nil, ErrNeedsValues
 	}
 	return in[i].F, nil
 }

@@ -72,7 +72,7 @@ func (u *unique) Shape(in []*Tensor, out []Spec) error {
 		}
 	}
 	if !in[0].Known() {
-		return errUnknown
+		return ErrNeedsValues
 	}
 	if !u.flat && in[0].Len() == 0 {
 		return fmt.Errorf("nothing to compare in a tensor of shape %v", in[0].Shape)

@@ -257,7 +257,7 @@ func (s *nms) Shape(in []*Tensor, out []Spec) error {
 			return fmt.Errorf("input %d is %s%v", i, t.DType, t.Shape)
 		}
 		if !t.Known() {
-			return errUnknown
+			return ErrNeedsValues
 		}
 	}
 	if err := needFloat(in, 0, 1); err != nil {

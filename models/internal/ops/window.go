@@ -367,7 +367,7 @@ func buildBatchNorm(n *Node, a *attrs) (Op, error) {
 	a.ignore("momentum", "consumed_inputs")
 	training := n.Opset < 7 && a.int("is_test", 0) == 0
 	if training || a.int("training_mode", 0) != 0 || a.int("spatial", 1) != 1 {
-		return nil, fmt.Errorf("%w: BatchNormalization in training mode or over positions; export the model for inference", ErrUnsupported)
+		return nil, fmt.Errorf("%w: BatchNormalization in training mode or over positions; %w", ErrUnsupported, noTraining)
 	}
 	return b, nil
 }
