@@ -18,7 +18,7 @@ import (
 )
 
 func (a *app) modelCommand() *cobra.Command {
-	return group("model", "models: add, ls, show, verify", a.modelAdd(), a.modelLs(), a.modelShow(), a.modelVerify())
+	return group("model", "models: add, ls, ops, show, verify", a.modelAdd(), a.modelLs(), a.modelOps(), a.modelShow(), a.modelVerify())
 }
 
 // maxModelFile bounds the memory that reading a model file takes.

@@ -16,6 +16,7 @@ import (
 type verified struct {
 	Name    string  `json:"name"`
 	OK      bool    `json:"ok"`
+	Reason  string  `json:"reason,omitempty"` // the same words for the same reason
 	Error   string  `json:"error,omitempty"`
 	MaxDiff float64 `json:"max_difference"`
 }
@@ -29,7 +30,10 @@ test_data_set_1 and so on beside it, which hold the inputs input_0.pb, input_1.p
 and the expected outputs output_0.pb... This is the layout of the ONNX backend tests
 and of the models in the ONNX model zoo. It needs no cluster.
 
-A case that fails is named on standard error, with the reason; then the exit code is 1.`,
+Weights that a model keeps in files of its folder or below it are read.
+
+A case that fails is named on standard error, with the reason; then the exit code is 1.
+With --json, reasons counts the failures by what they have in common.`,
 		Example: "  idunno model verify resnet18\n  idunno model verify --json onnx/backend/test/data/node",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cases := []verified{}
@@ -59,13 +63,13 @@ func (a *app) verifyFolder(ctx context.Context, root string, quiet bool) ([]veri
 	}
 	var cases []verified
 	for _, dir := range dirs {
-		r, err := suite.Verify(ctx, fsys, dir, suite.DefaultTolerance())
+		r, err := verifyCase(ctx, filepath.Join(root, filepath.FromSlash(dir)))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		v := verified{Name: filepath.Join(root, filepath.FromSlash(dir)), OK: err == nil, MaxDiff: r.MaxDiff}
 		if err != nil {
-			v.Error = oneLine(err.Error())
+			v.Reason, v.Error = suite.Why(err), oneLine(err.Error())
 			if !quiet {
 				a.talk("%s: %s", render.Clean(v.Name), v.Error)
 			}
@@ -75,21 +79,33 @@ func (a *app) verifyFolder(ctx context.Context, root string, quiet bool) ([]veri
 	return cases, nil
 }
 
+// verifyCase runs one case. Nothing outside of its folder is opened.
+func verifyCase(ctx context.Context, dir string) (suite.Report, error) {
+	folder, err := os.OpenRoot(dir)
+	if err != nil {
+		return suite.Report{}, err
+	}
+	defer folder.Close()
+	return suite.Verify(ctx, folder.FS(), ".", suite.DefaultTolerance())
+}
+
 func (a *app) printVerified(cases []verified, asJSON bool) error {
-	failed := 0
+	failed, reasons := 0, map[string]int{}
 	for _, v := range cases {
 		if !v.OK {
 			failed++
+			reasons[v.Reason]++
 		}
 	}
 	passed := len(cases) - failed
 	if asJSON {
 		err := render.JSON(a.stdout, struct {
-			Schema int        `json:"schema_version"`
-			Passed int        `json:"passed"`
-			Failed int        `json:"failed"`
-			Cases  []verified `json:"cases"`
-		}{render.Schema, passed, failed, cases})
+			Schema  int            `json:"schema_version"`
+			Passed  int            `json:"passed"`
+			Failed  int            `json:"failed"`
+			Reasons map[string]int `json:"reasons"`
+			Cases   []verified     `json:"cases"`
+		}{render.Schema, passed, failed, reasons, cases})
 		if err != nil {
 			return err
 		}

@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(idx, "mlp.onnx"), zoo.MLP(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	writeOutside(t, idx)
 	cases := t.TempDir()
 	writeCases(t, cases)
 	testscript.Run(t, testscript.Params{
