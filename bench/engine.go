@@ -65,8 +65,8 @@ func (c *EngineConfig) defaults() error {
 // slot on every core does to one slot; and the product of two 512 x 512 matrices.
 //
 // A share is that of the median batch. Operations are those of the model as
-// written, so an engine that needs fewer (Winograd's convolution) can have a share
-// above 1.
+// written, so an engine that needs fewer (Winograd's convolution, zeros in the data
+// that are left out) can have a share above 1.
 func Engine(ctx context.Context, c EngineConfig) (*Document, error) {
 	if err := c.defaults(); err != nil {
 		return nil, err

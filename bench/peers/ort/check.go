@@ -98,7 +98,7 @@ func (n *network) agreement(ctx context.Context, set *dataset.Set) (a agreement,
 		}
 	} else {
 		for _, size := range sizes {
-			inputs = append(inputs, n.sample(size))
+			inputs = append(inputs, n.batches(size)...)
 		}
 	}
 	for i, in := range inputs {

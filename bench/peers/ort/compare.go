@@ -91,14 +91,14 @@ func (p *plan) network(ctx context.Context, n *network, sizes []int, yield func(
 	return true
 }
 
-// comparison prepares both sides with the same inputs.
+// comparison prepares both sides with the same batches, which each takes in turn.
 func (n *network) comparison(ctx context.Context, p *peer, now clock, size, threads int, way string) (c bench.Comparison, done func(), err error) {
-	in := n.sample(size)
+	batches := n.batches(size)
 	sessions := make([]*engine.Session, threads)
 	var shapes [][]int
 	for i := range sessions {
 		sessions[i] = n.program.NewSession()
-		out, err := sessions[i].Run(ctx, in)
+		out, err := sessions[i].Run(ctx, batches[0])
 		if err != nil {
 			return c, nil, fmt.Errorf("%s, batch of %d: %w", n.name, size, err)
 		}
@@ -107,21 +107,36 @@ func (n *network) comparison(ctx context.Context, p *peer, now clock, size, thre
 			shapes = append(shapes, t.Shape)
 		}
 	}
-	b, err := p.bind(in, shapes)
-	if err != nil {
-		return c, nil, fmt.Errorf("%s in ONNX Runtime, batch of %d: %w", n.name, size, err)
+	var runs []*bound
+	done = func() {
+		for _, b := range runs {
+			b.close()
+		}
+	}
+	for _, in := range batches {
+		b, err := p.bind(in, shapes)
+		if err != nil {
+			done()
+			return c, nil, fmt.Errorf("%s in ONNX Runtime, batch of %d: %w", n.name, size, err)
+		}
+		runs = append(runs, b)
 	}
 	key := fmt.Sprintf("%s/%s/%d", way, n.name, size)
+	next := 0
 	c = bench.Comparison{
 		Ratio: "engine_to_ort" + key,
 		A: bench.Side{Result: "images_per_s/engine" + key, Rate: func(ctx context.Context, span time.Duration) (float64, error) {
-			return slots(ctx, now, sessions, in, size, span)
+			return slots(ctx, now, sessions, batches, size, span)
 		}},
 		B: bench.Side{Result: "images_per_s/ort" + key, Rate: func(ctx context.Context, span time.Duration) (float64, error) {
-			return rate(ctx, now, span, size, b.run)
+			next = 0
+			return rate(ctx, now, span, size, func() error {
+				next++
+				return runs[(next-1)%len(runs)].run()
+			})
 		}},
 	}
-	return c, b.close, nil
+	return c, done, nil
 }
 
 // rate calls run until span has passed, at least once, and returns images per second.
@@ -138,13 +153,19 @@ func rate(ctx context.Context, now clock, span time.Duration, size int, run func
 	}
 }
 
-// slots runs a session on every slot at once.
-func slots(ctx context.Context, now clock, sessions []*engine.Session, in []*engine.Tensor, size int, span time.Duration) (float64, error) {
-	if len(sessions) == 1 {
+// slots runs a session on every slot at once, each over all batches.
+func slots(ctx context.Context, now clock, sessions []*engine.Session, batches [][]*engine.Tensor, size int, span time.Duration) (float64, error) {
+	work := func(s *engine.Session, first int, count func()) (float64, error) {
+		next := first
 		return rate(ctx, now, span, size, func() error {
-			_, err := sessions[0].Run(ctx, in)
+			_, err := s.Run(ctx, batches[next%len(batches)])
+			next++
+			count()
 			return err
 		})
+	}
+	if len(sessions) == 1 {
+		return work(sessions[0], 0, func() {})
 	}
 	var images atomic.Int64
 	var group sync.WaitGroup
@@ -152,11 +173,7 @@ func slots(ctx context.Context, now clock, sessions []*engine.Session, in []*eng
 	began := now()
 	for i, s := range sessions {
 		group.Go(func() {
-			_, errs[i] = rate(ctx, now, span, size, func() error {
-				_, err := s.Run(ctx, in)
-				images.Add(int64(size))
-				return err
-			})
+			_, errs[i] = work(s, i, func() { images.Add(int64(size)) })
 		})
 	}
 	group.Wait()

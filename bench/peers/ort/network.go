@@ -23,18 +23,28 @@ type network struct {
 	graph   *onnx.Graph
 	program *engine.Program
 	shipped bool // it takes MNIST's images
-	sample  func(n int) []*engine.Tensor
+	// batches are inputs of n images each, several where the data matter: what an engine can leave out depends on them.
+	batches func(n int) [][]*engine.Tensor
 }
+
+// mostBatches is how many batches of real images are taken in turn.
+const mostBatches = 64
 
 // load reads a network by the name of a shipped or standard one.
 func load(name string, set *dataset.Set) (*network, error) {
 	n := &network{name: name}
 	if p, ok := zoo.Model(name); ok {
 		n.bytes, n.shipped = p, true
-		n.sample = func(size int) []*engine.Tensor { return []*engine.Tensor{digits(n.graph, set, 0, size)} }
+		n.batches = func(size int) [][]*engine.Tensor {
+			list := make([][]*engine.Tensor, min(mostBatches, set.Len()/size))
+			for i := range list {
+				list[i] = []*engine.Tensor{digits(n.graph, set, i*size, size)}
+			}
+			return list
+		}
 	} else if p, ok := arch.Build(name, arch.Config{}); ok {
 		n.bytes = p
-		n.sample = func(size int) []*engine.Tensor { return samples(name, arch.Config{}, size) }
+		n.batches = func(size int) [][]*engine.Tensor { return [][]*engine.Tensor{samples(name, arch.Config{}, size)} }
 	} else {
 		return nil, fmt.Errorf("there is no network %q: choose from %s", name, strings.Join(names(), ", "))
 	}

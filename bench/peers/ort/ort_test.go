@@ -62,9 +62,12 @@ func TestNetworks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := n.program.NewSession().Run(context.Background(), n.sample(2))
+		out, err := n.program.NewSession().Run(context.Background(), n.batches(2)[0])
 		if err != nil || len(out) != 1 || out[0].Shape[0] != 2 {
 			t.Errorf("%s: %v", name, err)
+		}
+		if n.shipped && len(n.batches(10000)) != 2 {
+			t.Errorf("%s: %d batches of 10,000 images, want 2", name, len(n.batches(10000)))
 		}
 	}
 	if _, err := load("alexnet", set); err == nil || !strings.Contains(err.Error(), "mlp, cnn, resnet18") {
