@@ -249,12 +249,24 @@ func TestTransposedOperands(t *testing.T) {
 	s.n("Reshape", "ct joined", "y")
 	sameUnfused(t, s.tm, "MatMul MatMul MatMul Reshape Reshape Reshape ViewsMatMul Softmax ViewsMatMul Reshape", 6, 12)
 
+	// Operands that are scaled, and heads whose shape is computed, as torch.nn.MultiheadAttention has them.
+	s = newSmall("N", 6, 12).k("root", 0.7)
+	s.Init = append(s.Init, tt{Name: "i0", Ints: []int64{0}}, tt{Name: "i1", Ints: []int64{1}}, tt{Name: "at", Dims: []int64{1}, Ints: []int64{0}}, tt{Name: "hd", Dims: []int64{2}, Ints: []int64{3, 4}})
+	s.n("Shape", "x", "sh").n("Gather", "sh i0", "n0").n("Gather", "sh i1", "n1").n("Unsqueeze", "n0 at", "u0").n("Unsqueeze", "n1 at", "u1").n("Concat", "u0 u1 hd", "to", "axis", 0)
+	s.n("Reshape", "x to", "q").n("Transpose", "q", "qt", "perm", []int{0, 2, 1, 3}).n("Transpose", "q", "kt", "perm", []int{0, 2, 3, 1})
+	s.n("Mul", "qt root", "qs").n("Mul", "kt root", "ks").n("MatMul", "qs ks", "y")
+	p := mustCompile(t, s.tm)
+	sameUnfused(t, s.tm, stepNames(p), 6, 12)
+	if got := stepNames(p); !strings.HasSuffix(got, "Reshape ViewsMatMul") || strings.Contains(got, "Mul ") {
+		t.Errorf("steps are %q", got)
+	}
+
 	s = newSmall("N", 5, 7).n("Transpose", "x", "t", "perm", []int{0, 2, 1}).n("MatMul", "t x", "y")
 	sameUnfused(t, s.tm, "ViewsMatMul", 5, 7)
 	s = newSmall("N", 1, 7).n("Transpose", "x", "t", "perm", []int{0, 2, 1}).n("MatMul", "t x", "a").n("Transpose", "a", "y", "perm", []int{1, 0, 2})
 	sameUnfused(t, s.tm, "ViewsMatMul", 1, 7)
 	s = newSmall("N", 5, 7).n("Transpose", "x", "t", "perm", []int{2, 1, 0}).n("MatMul", "x t", "y") // columns of t are far apart
-	p := mustCompile(t, s.tm)
+	p = mustCompile(t, s.tm)
 	if got := stepNames(p); got != "Transpose MatMul" {
 		t.Errorf("steps are %q", got)
 	}

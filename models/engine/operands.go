@@ -60,13 +60,42 @@ func foldScale(c *compiler, n *node) bool {
 		return false
 	}
 	made := c.views(p)
-	alpha := float32(1)
-	if v, ok := p.Attrs["alpha"]; ok {
-		alpha = v.F
-	}
-	made.Attrs["alpha"] = attrFloat(float32(float64(alpha) * a.scale[0]))
+	made.Attrs["alpha"] = attrFloat(alphaOf(p) * float32(a.scale[0]))
 	c.replace(n, []*node{p}, made)
 	return true
+}
+
+// scaledOperands takes a multiplication of an operand by a number into a product of two computed values.
+func scaledOperands(c *compiler, n *node) bool {
+	if n.Domain != "" || n.Op != "MatMul" && n.Op != "ViewsMatMul" || c.isConst[n.in[0]] || c.isConst[n.in[1]] {
+		return false
+	}
+	if n.Op == "MatMul" && (c.rankOf(n.in[0], 0) < 2 || c.rankOf(n.in[1], 0) < 2) {
+		return false
+	}
+	for i, s := range n.in {
+		m := c.alone(s)
+		if m == nil || m.Op != "Mul" && m.Op != "Div" {
+			continue
+		}
+		from, a, ok := c.affineOf(m)
+		if !ok || len(a.scale) != 1 || a.shift[0] != 0 || a.rank > 1 {
+			continue
+		}
+		made := c.views(n)
+		made.in[i] = from
+		made.Attrs["alpha"] = attrFloat(alphaOf(n) * float32(a.scale[0]))
+		c.replace(n, []*node{m}, made)
+		return true
+	}
+	return false
+}
+
+func alphaOf(n *node) float32 {
+	if v, ok := n.Attrs["alpha"]; ok {
+		return v.F
+	}
+	return 1
 }
 
 // views copies a product as the operator that has orders of its operands and result, and a factor.

@@ -19,7 +19,7 @@ func (c *compiler) rewrite() (err error) {
 			err = fmt.Errorf("the graph can't be simplified: %v", r)
 		}
 	}()
-	rules := slices.Concat([]rule{dropIdentity, foldAffine}, patternRules(), []rule{viewOperands, viewResult, foldScale})
+	rules := slices.Concat([]rule{dropIdentity, foldAffine}, patternRules(), []rule{viewOperands, scaledOperands, viewResult, foldScale})
 	for i := 0; i < len(c.nodes); i++ {
 		for again := true; again && !c.nodes[i].dead; {
 			again = false
@@ -152,8 +152,8 @@ func (c *compiler) findRank(s int, depth int) int {
 		}
 		return c.rankOf(n.in[0], depth+1)
 	case "Reshape":
-		if len(n.in) > 1 && n.in[1] >= 0 && c.isConst[n.in[1]] {
-			return len(c.consts[n.in[1]].I)
+		if len(n.in) > 1 {
+			return c.lengthOf(n.in[1], true)
 		}
 		return -1
 	case "MatMul", "ViewsMatMul":
@@ -173,6 +173,49 @@ func (c *compiler) findRank(s int, depth int) int {
 		return c.rankOf(n.in[0], depth+1)
 	}
 	return -1
+}
+
+// lengthOf is the number of elements of a list of dimensions as exporters put it together, of parts when joined is true, or -1.
+func (c *compiler) lengthOf(s int, joined bool) int {
+	switch {
+	case s < 0:
+		return -1
+	case c.isConst[s]:
+		return len(c.consts[s].I)
+	case c.maker[s] < 0:
+		return -1
+	}
+	n := c.nodes[c.maker[s]]
+	switch {
+	case n.Domain != "":
+		return -1
+	case n.Op == "Unsqueeze" && c.isScalar(n.in[0], 0):
+		return 1
+	case n.Op == "Concat" && joined:
+		total := 0
+		for _, in := range n.in {
+			k := c.lengthOf(in, false)
+			if k < 0 {
+				return -1
+			}
+			total += k
+		}
+		return total
+	}
+	return -1
+}
+
+// isScalar says that a value is one number: a dimension picked from a shape, or what is computed from such.
+func (c *compiler) isScalar(s, depth int) bool {
+	if s < 0 || depth > 8 || c.isConst[s] || c.maker[s] < 0 {
+		return s >= 0 && c.isConst[s] && len(c.consts[s].Shape) == 0
+	}
+	n := c.nodes[c.maker[s]]
+	if n.Domain == "" && n.Op == "Gather" {
+		shape := c.maker[n.in[0]]
+		return shape >= 0 && c.nodes[shape].Op == "Shape" && c.isConst[n.in[1]] && len(c.consts[n.in[1]].Shape) == 0
+	}
+	return n.Domain == "" && (n.Op == "Mul" || n.Op == "Div" || n.Op == "Add") && c.isConst[n.in[1]] && len(c.consts[n.in[1]].Shape) == 0 && c.isScalar(n.in[0], depth+1)
 }
 
 // sameRank lists operators whose output has as many dimensions as their first input.
