@@ -120,6 +120,7 @@ func (p *depthwisePlan) plan(w *Workspace, g *Window, lv vectorLevel) {
 	for j := 0; j < g.OutW(); j += lv.lanes() {
 		p.masks = depthwiseMasks(p.masks, g, j, lv.lanes())
 	}
+	p.column = depthwiseColumn{rows: g.OutH(), at: p.at, zero: p.zero, end: &p.end, ldy: g.OutW(), ahead: g.H * g.W}
 }
 
 func grow[T any](s []T, n int) []T {
@@ -164,12 +165,11 @@ func laneMask(list []uint32, lo, hi, lanes int) []uint32 {
 
 // columns computes one channel.
 func (p *depthwisePlan) columns(g *Window, lv vectorLevel, img, weights, dst []float32) {
-	lanes, ow := lv.lanes(), g.OutW()
-	perBlock := len(p.masks) / ((ow + lanes - 1) / lanes)
-	c := &p.column
-	*c = depthwiseColumn{rows: g.OutH(), at: p.at, x: img, zero: p.zero, weights: weights, end: &p.end, ldy: ow, ahead: g.H * g.W}
-	for j := 0; j < ow; j += lanes {
-		c.col, c.full, c.masks, c.y = j*g.StrideW-g.PadLeft, j+lanes <= ow, p.masks[j/lanes*perBlock:][:perBlock], dst[j:]
+	c, lanes, ow := &p.column, lv.lanes(), p.column.ldy
+	c.x, c.weights = img, weights
+	words := len(p.masks) / ((ow + lanes - 1) / lanes)
+	for i, j := 0, 0; j < ow; i, j = i+words, j+lanes {
+		c.col, c.full, c.masks, c.y = j*g.StrideW-g.PadLeft, j+lanes <= ow, p.masks[i:i+words], dst[j:]
 		lv.depthwise(g.KH, g.StrideH, c)
 	}
 }

@@ -56,6 +56,23 @@ func (w *Workspace) ScalarZip(op BinaryOp, dst []float32, s float32, x []float32
 
 func (portable) zip(op BinaryOp, which operands, dst, x, y []float32, s float32) {
 	f := pairFunc(op)
+	switch { // what most elements go through is written out
+	case op == Add && which == vectorVector:
+		for i, v := range x {
+			dst[i] = v + y[i]
+		}
+		return
+	case op == Mul && which == vectorVector:
+		for i, v := range x {
+			dst[i] = v * y[i]
+		}
+		return
+	case op == Mul:
+		for i, v := range x {
+			dst[i] = v * s
+		}
+		return
+	}
 	switch which {
 	case vectorScalar:
 		for i, v := range x {
