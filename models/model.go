@@ -156,6 +156,10 @@ func (m *Model) chooseOutput(g *onnx.Graph) {
 		if !slices.Contains(n.Outputs, name) {
 			continue
 		}
+		if n.Domain == "ai.onnx.ml" {
+			m.info.Output = learned(n)
+			break
+		}
 		switch n.Op {
 		case "Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Cast":
 			name = n.Inputs[0] // the numbers come from before it
@@ -186,7 +190,12 @@ func (m *Model) probe() error {
 	if m.fixed > 0 {
 		m.group = m.fixed
 	}
-	if m.image == nil || slices.Contains(m.image, -1) {
+	if m.open() {
+		if err := m.tryShapes(); err != nil {
+			return fmt.Errorf("a run with one image of whatever size: %w", classify(err))
+		}
+	}
+	if m.image == nil || m.open() {
 		return nil
 	}
 	n := max(m.fixed, 1)
