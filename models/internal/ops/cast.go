@@ -60,11 +60,11 @@ func (c *cast) Run(_ *Scratch, in, out []*Tensor) {
 				}
 				continue
 			}
-			z.I[i] = z.DType.Wrap(int64(v))
+			z.I[i] = truncated(v, z.DType)
 		}
 	case z.DType.IsFloat():
 		for i, v := range x.I {
-			z.F[i] = float32(v)
+			z.F[i] = widened(v, x.DType)
 		}
 	default:
 		for i, v := range x.I {
@@ -77,6 +77,26 @@ func (c *cast) Run(_ *Scratch, in, out []*Tensor) {
 	case onnx.BFloat16:
 		each32(z.F, roundBrain)
 	}
+}
+
+// truncated rounds towards zero and reduces to the width of the type. What no 64-bit integer is, as NaN, becomes the least one first: Go
+// leaves that to the processor, but equal batches must give equal results on all.
+func truncated(v float32, d onnx.DType) int64 {
+	switch {
+	case v >= -(1<<63) && v < 1<<63:
+		return d.Wrap(int64(v))
+	case d == onnx.Uint64 && v >= 1<<63 && v < 1<<64:
+		return int64(uint64(v))
+	}
+	return d.Wrap(math.MinInt64)
+}
+
+// widened is an integer as a floating-point number; those of uint64 are held by their bits.
+func widened(v int64, d onnx.DType) float32 {
+	if d == onnx.Uint64 {
+		return float32(uint64(v))
+	}
+	return float32(v)
 }
 
 func each32(x []float32, f func(float32) float32) {

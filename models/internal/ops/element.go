@@ -250,7 +250,7 @@ func (b *binary) row(s *Scratch, x, y, z *Tensor, at, ax, ay, sx, sy, width int)
 			if z.F != nil {
 				z.F[at+i] = v
 			} else {
-				z.I[at+i] = z.DType.Wrap(int64(v))
+				z.I[at+i] = truncated(v, z.DType)
 			}
 		}
 	case x.DType.IsInt():
@@ -273,7 +273,7 @@ func number(t *Tensor, i int) float32 {
 	if t.F != nil {
 		return t.F[i]
 	}
-	return float32(t.I[i])
+	return widened(t.I[i], t.DType)
 }
 
 // fold applies a binary function over any number of operands; mean divides by their number.

@@ -61,7 +61,7 @@ func rowOf(t *Tensor, i, features int, space []float32) []float32 {
 		return t.F[i*features:][:features]
 	}
 	for j := range features {
-		space[j] = float32(t.I[i*features+j])
+		space[j] = number(t, i*features+j)
 	}
 	return space[:features]
 }
