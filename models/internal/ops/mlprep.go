@@ -51,8 +51,8 @@ func (c *columns) Run(_ *Scratch, in, out []*Tensor) {
 	}
 }
 
-// at is parameter i of a list that may have one for all.
-func at[T any](list []T, i int) T {
+// parameter is number i of a list that may have one for all.
+func parameter[T any](list []T, i int) T {
 	if len(list) == 1 {
 		return list[0]
 	}
@@ -65,7 +65,7 @@ func buildScaler(_ *Node, a *attrs) (Op, error) {
 	if len(offset) == 0 || len(scale) == 0 {
 		return nil, fmt.Errorf("Scaler with %d offsets and %d scales", len(offset), len(scale))
 	}
-	return &columns{wide: []int{len(offset), len(scale)}, f: func(x float32, j int) float32 { return (x - at(offset, j)) * at(scale, j) }}, nil
+	return &columns{wide: []int{len(offset), len(scale)}, f: func(x float32, j int) float32 { return (x - parameter(offset, j)) * parameter(scale, j) }}, nil
 }
 
 func buildBinarizer(_ *Node, a *attrs) (Op, error) {
@@ -88,14 +88,14 @@ func buildImputer(_ *Node, a *attrs) (Op, error) {
 	if len(by) > 0 {
 		return &columns{wide: []int{len(by)}, same: true, f: func(x float32, j int) float32 {
 			if x == old || x != x && old != old {
-				return at(by, j)
+				return parameter(by, j)
 			}
 			return x
 		}}, nil
 	}
 	return &columns{wide: []int{len(wholeBy)}, same: true, whole: func(x int64, j int) int64 {
 		if x == wholeOld {
-			return at(wholeBy, j)
+			return parameter(wholeBy, j)
 		}
 		return x
 	}}, nil
