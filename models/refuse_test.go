@@ -10,24 +10,26 @@ import (
 	"idunno/models/onnx/encode"
 )
 
+// culprit is a classifier with a node named so in it.
+func culprit(n tn, more ...func(*tm)) []byte {
+	m := classifier("Identity", nil)
+	n.Name = "culprit"
+	if n.In == nil {
+		n.In = []string{"h"}
+	}
+	if n.Out == nil {
+		n.Out = []string{"y"}
+	}
+	m.Nodes[1] = n
+	for _, f := range more {
+		f(&m)
+	}
+	return m.Bytes()
+}
+
 // What depends on the model alone is refused by Load, with operator, domain, operator set and node, and never at the first batch.
 func TestLoadNamesWhatItRefuses(t *testing.T) {
 	type attrs = map[string]any
-	on := func(n tn, more ...func(*tm)) []byte {
-		m := classifier("Identity", nil)
-		n.Name = "culprit"
-		if n.In == nil {
-			n.In = []string{"h"}
-		}
-		if n.Out == nil {
-			n.Out = []string{"y"}
-		}
-		m.Nodes[1] = n
-		for _, f := range more {
-			f(&m)
-		}
-		return m.Bytes()
-	}
 	open := func(m *tm) {
 		m.In[0].Dims = []any{"N", 1, "H", "W"}
 		m.Nodes = append([]tn{{Op: "GlobalAveragePool", In: []string{"x"}, Out: []string{"p"}}, {Op: "Expand", In: []string{"p", "to"}, Out: []string{"e"}}, {Op: "Flatten", In: []string{"e"}, Out: []string{"f"}}}, m.Nodes...)
@@ -41,37 +43,37 @@ func TestLoadNamesWhatItRefuses(t *testing.T) {
 		want  error
 		texts []string
 	}{
-		"operator":   {on(tn{Op: "Fancy"}), ErrUnsupported, []string{`Fancy node "culprit" (opset 13)`, `"Fancy" of domain "ai.onnx"`}},
-		"domain":     {on(tn{Op: "Relu", Domain: "com.example"}, func(m *tm) { m.Domains = map[string]int64{"com.example": 3} }), ErrUnsupported, []string{`com.example.Relu node "culprit" (opset 3)`, `domain "com.example"`}},
-		"new opset":  {on(tn{Op: "Relu"}, func(m *tm) { m.Opset = 99 }), ErrUnsupported, []string{"Relu", "opset 99", "convert"}},
-		"old opset":  {on(tn{Op: "LayerNormalization", In: []string{"h", "h"}}), ErrUnsupported, []string{`"culprit" (opset 13)`, "17 to"}},
-		"attribute":  {on(tn{Op: "Relu", Attrs: attrs{"fancy": 1}}), ErrUnsupported, []string{"culprit", `attribute "fancy" of Relu`}},
-		"kind":       {on(tn{Op: "Softmax", Attrs: attrs{"axis": "last"}}), ErrMalformed, []string{"culprit", `attribute "axis" has the wrong type`}},
-		"value":      {on(tn{Op: "Gelu", Attrs: attrs{"approximate": "fancy"}}, func(m *tm) { m.Opset = 20 }), ErrMalformed, []string{"culprit", `approximate is "fancy"`}},
-		"inputs":     {on(tn{Op: "Relu", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "takes 1 to 1 inputs, not 2"}},
-		"left out":   {on(tn{Op: "Add", In: []string{"h", ""}}), ErrMalformed, []string{"culprit", "input 1 is left out"}},
-		"output":     {on(tn{Op: "Relu", Out: []string{"y", "y2"}}, func(m *tm) { m.Out = append(m.Out, tv{Name: "y2"}) }), ErrUnsupported, []string{"culprit", "output 1 of Relu"}},
-		"type":       {on(tn{Op: "And", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "type float is not supported"}},
-		"two types":  {on(tn{Op: "Add", In: []string{"h", "k"}}, with(tt{Name: "k", Dims: []int64{1}, Ints: []int64{1}})), ErrMalformed, []string{"culprit", "float and int64"}},
-		"cast":       {on(tn{Op: "Cast", Attrs: attrs{"to": 8}}), ErrUnsupported, []string{"culprit", "Cast to string", "strings are left out"}},
-		"rank":       {on(tn{Op: "Conv", In: []string{"h", "w"}}), ErrMalformed, []string{"culprit"}},
-		"axis":       {on(tn{Op: "Softmax", Attrs: attrs{"axis": 7}}), ErrMalformed, []string{"culprit", "axis 7"}},
-		"shapes":     {on(tn{Op: "MatMul", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "do not fit"}},
-		"open sizes": {on(tn{Op: "And", In: []string{"h", "h"}}, open), ErrMalformed, []string{"whatever size", "culprit", "type float is not supported"}},
-		"training":   {on(tn{Op: "Dropout", In: []string{"h", "", "yes"}}, with(tt{Name: "yes", Dims: []int64{}, DType: 9, Raw: []byte{1}})), ErrUnsupported, []string{"culprit", "training mode"}},
-		"in a branch": {on(tn{Op: "If", In: []string{"c"}, Attrs: attrs{"then_branch": inner, "else_branch": inner}},
+		"operator":   {culprit(tn{Op: "Fancy"}), ErrUnsupported, []string{`Fancy node "culprit" (opset 13)`, `"Fancy" of domain "ai.onnx"`}},
+		"domain":     {culprit(tn{Op: "Relu", Domain: "com.example"}, func(m *tm) { m.Domains = map[string]int64{"com.example": 3} }), ErrUnsupported, []string{`com.example.Relu node "culprit" (opset 3)`, `domain "com.example"`}},
+		"new opset":  {culprit(tn{Op: "Relu"}, func(m *tm) { m.Opset = 99 }), ErrUnsupported, []string{"Relu", "opset 99", "convert"}},
+		"old opset":  {culprit(tn{Op: "LayerNormalization", In: []string{"h", "h"}}), ErrUnsupported, []string{`"culprit" (opset 13)`, "17 to"}},
+		"attribute":  {culprit(tn{Op: "Relu", Attrs: attrs{"fancy": 1}}), ErrUnsupported, []string{"culprit", `attribute "fancy" of Relu`}},
+		"kind":       {culprit(tn{Op: "Softmax", Attrs: attrs{"axis": "last"}}), ErrMalformed, []string{"culprit", `attribute "axis" has the wrong type`}},
+		"value":      {culprit(tn{Op: "Gelu", Attrs: attrs{"approximate": "fancy"}}, func(m *tm) { m.Opset = 20 }), ErrMalformed, []string{"culprit", `approximate is "fancy"`}},
+		"inputs":     {culprit(tn{Op: "Relu", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "takes 1 to 1 inputs, not 2"}},
+		"left out":   {culprit(tn{Op: "Add", In: []string{"h", ""}}), ErrMalformed, []string{"culprit", "input 1 is left out"}},
+		"output":     {culprit(tn{Op: "Relu", Out: []string{"y", "y2"}}, func(m *tm) { m.Out = append(m.Out, tv{Name: "y2"}) }), ErrUnsupported, []string{"culprit", "output 1 of Relu"}},
+		"type":       {culprit(tn{Op: "And", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "type float is not supported"}},
+		"two types":  {culprit(tn{Op: "Add", In: []string{"h", "k"}}, with(tt{Name: "k", Dims: []int64{1}, Ints: []int64{1}})), ErrMalformed, []string{"culprit", "float and int64"}},
+		"cast":       {culprit(tn{Op: "Cast", Attrs: attrs{"to": 8}}), ErrUnsupported, []string{"culprit", "Cast to string", "strings are left out"}},
+		"rank":       {culprit(tn{Op: "Conv", In: []string{"h", "w"}}), ErrMalformed, []string{"culprit"}},
+		"axis":       {culprit(tn{Op: "Softmax", Attrs: attrs{"axis": 7}}), ErrMalformed, []string{"culprit", "axis 7"}},
+		"shapes":     {culprit(tn{Op: "MatMul", In: []string{"h", "h"}}), ErrMalformed, []string{"culprit", "do not fit"}},
+		"open sizes": {culprit(tn{Op: "And", In: []string{"h", "h"}}, open), ErrMalformed, []string{"whatever size", "culprit", "type float is not supported"}},
+		"training":   {culprit(tn{Op: "Dropout", In: []string{"h", "", "yes"}}, with(tt{Name: "yes", Dims: []int64{}, DType: 9, Raw: []byte{1}})), ErrUnsupported, []string{"culprit", "training mode"}},
+		"in a branch": {culprit(tn{Op: "If", In: []string{"c"}, Attrs: attrs{"then_branch": inner, "else_branch": inner}},
 			func(m *tm) {
 				m.Nodes = append([]tn{{Op: "ReduceMax", In: []string{"x"}, Out: []string{"top"}, Attrs: attrs{"keepdims": 0}}, {Op: "Cast", In: []string{"top"}, Out: []string{"c"}, Attrs: attrs{"to": 9}}}, m.Nodes...)
 			}),
 			ErrUnsupported, []string{`If node "culprit"`, "then_branch", `StringConcat node "culprit"`, "strings are left out"}},
-		"in a function": {on(tn{Op: "F", Domain: "f"}, func(m *tm) {
+		"in a function": {culprit(tn{Op: "F", Domain: "f"}, func(m *tm) {
 			m.Domains = map[string]int64{"f": 1}
 			m.Functions = []encode.Function{{Name: "F", Domain: "f", In: []string{"a"}, Out: []string{"b"}, Nodes: []tn{{Name: "culprit", Op: "Fancy", In: []string{"a"}, Out: []string{"b"}}}}}
 		}), ErrUnsupported, []string{`Fancy node "culprit" (opset 13)`}},
-		"strings":  {on(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, DType: 8})), ErrUnsupported, []string{`tensor "s"`, "strings"}},
-		"elements": {on(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, DType: 14, Raw: make([]byte, 8)})), ErrUnsupported, []string{`tensor "s"`, "type 14"}},
-		"external": {on(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, External: [][2]string{{"location", "w"}}})), ErrUnsupported, []string{`tensor "s"`, "another file"}},
-		"zipmap":   {on(tn{Op: "ZipMap", Domain: "ai.onnx.ml"}, func(m *tm) { m.Domains = map[string]int64{"ai.onnx.ml": 1} }), ErrUnsupported, []string{"ZipMap", "zipmap=False"}},
+		"strings":  {culprit(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, DType: 8})), ErrUnsupported, []string{`tensor "s"`, "strings"}},
+		"elements": {culprit(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, DType: 14, Raw: make([]byte, 8)})), ErrUnsupported, []string{`tensor "s"`, "type 14"}},
+		"external": {culprit(tn{Op: "Relu"}, with(tt{Name: "s", Dims: []int64{1}, External: [][2]string{{"location", "w"}}})), ErrUnsupported, []string{`tensor "s"`, "another file"}},
+		"zipmap":   {culprit(tn{Op: "ZipMap", Domain: "ai.onnx.ml"}, func(m *tm) { m.Domains = map[string]int64{"ai.onnx.ml": 1} }), ErrUnsupported, []string{"ZipMap", "zipmap=False"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(c.bytes, Options{})
