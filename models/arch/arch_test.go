@@ -172,6 +172,35 @@ func TestWaysAgree(t *testing.T) {
 	}
 }
 
+// What the compiler makes of a model gives what the model gives node by node.
+func TestFusedAsUnfused(t *testing.T) {
+	for file, c := range cases(t) {
+		t.Run(file, func(t *testing.T) {
+			model, _ := arch.Build(c.Network, c.Config)
+			g, err := onnx.Decode(model, onnx.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, err := engine.Compile(g, engine.Limits{NoFusion: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := inputs(t, c, 2)
+			want, err := plain.NewSession().Run(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := compile(t, c.Network, c.Config).NewSession().Run(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := difference(got[0].F, want[0].F); d > tolerance || !slices.Equal(got[0].Shape, want[0].Shape) {
+				t.Errorf("shapes %v and %v, relative difference %.2g", got[0].Shape, want[0].Shape, d)
+			}
+		})
+	}
+}
+
 // Bytes and samples are functions of the arguments.
 func TestSameBytes(t *testing.T) {
 	for _, name := range arch.Names() {

@@ -1,8 +1,9 @@
 // Package engine compiles ONNX graphs and runs them.
 //
-// Compile checks that every operator is known, folds what depends on constants only, packs weights and fuses bias and ReLU into the product
-// before them. A Program is immutable; any number of Sessions run it, each single-threaded with buffers of its own that are reused from run
-// to run, so that sessions share no lock.
+// Compile checks that every operator is known, folds what depends on constants only, rewrites what exporters write as several nodes
+// (patterns.go, affine.go, operands.go), packs weights and lets products take over what follows them (fuse.go). A Program is immutable; any
+// number of Sessions run it, each single-threaded with an arena of its own, in which a plan made once for each shape of the inputs places
+// every value, so that sessions share no lock and a run allocates nothing.
 //
 // The package knows tensors, not images or classes; package models is the layer for these.
 package engine
