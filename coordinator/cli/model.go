@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/cluster"
 	"idunno/models"
+	"idunno/models/onnx"
 	"idunno/objectstore"
 )
 
@@ -29,22 +31,25 @@ func (a *app) modelAdd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "add NAME FILE", Short: "store an ONNX model as a new version of NAME", Args: nargs(2),
 		Long: `Stores an ONNX model, after checking that a worker can run it: queries name it
-as NAME, or NAME@N for the N-th version.`,
+as NAME, or NAME@N for the N-th version.
+
+Weights that the exporter put into files beside the model are stored with it; these
+files must be in the model's folder or below it.`,
 		Example: "  idunno model add digits digits.onnx\n  idunno submit digits 1-50",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !wire.ValidRef(args[0]) || strings.Contains(args[0], "@") {
 				return usage(cmd, "name %q: lower-case letters, digits and . _ - are allowed, at most 64", args[0])
 			}
-			onnx, err := readModel(args[1])
+			bytes, err := readModel(args[1])
 			if err != nil {
 				return err
 			}
-			model, err := models.Load(onnx, models.Options{})
+			model, err := models.Load(bytes, models.Options{})
 			if err != nil {
 				return fmt.Errorf("%s can't run here: %w", args[1], err)
 			}
 			return a.withStore(cmd, func(ctx context.Context, store *objectstore.Store) error {
-				v, err := cluster.StoreModel(ctx, store, args[0], onnx)
+				v, err := cluster.StoreModel(ctx, store, args[0], bytes)
 				if err != nil {
 					return err
 				}
@@ -58,6 +63,7 @@ as NAME, or NAME@N for the N-th version.`,
 	return cmd
 }
 
+// readModel reads a model file, with the weights that it keeps in files beside it.
 func readModel(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -70,6 +76,17 @@ func readModel(file string) ([]byte, error) {
 	}
 	if len(p) > maxModelFile {
 		return nil, fmt.Errorf("%s is larger than %s, the largest model", file, render.Bytes(maxModelFile))
+	}
+	if !onnx.HasExternal(p) {
+		return p, nil
+	}
+	folder, err := os.OpenRoot(filepath.Dir(file))
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	if p, err = onnx.Embed(p, folder.FS(), models.DefaultMaxModelBytes); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return p, nil
 }
