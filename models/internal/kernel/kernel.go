@@ -1,5 +1,5 @@
 // Package kernel holds the arithmetic that training and inference spend their time in: single-precision matrix multiplication, convolution
-// and 2 x 2 maxima.
+// and what goes along vectors: depthwise convolution, pooling, functions of one and two numbers, softmax, sums, transpositions.
 //
 // ref.go is the specification in plain loops. The public functions pack their operands into panels (Goto and van de Geijn, "Anatomy of
 // High-Performance Matrix Multiplication", 2008) and hand blocks of panels to a level: one implementation of the innermost loops for one
@@ -7,6 +7,9 @@
 //
 // Every element of a product is accumulated over k in one order that depends on k alone. A row of the result is therefore bit-equal
 // whatever the number of rows in the call is.
+//
+// What goes along vectors has levels of its own (vector.go). Apart from depthwise convolutions these agree in every bit: plain Go is their
+// specification, step by step.
 //
 // It is not a BLAS: there is one element type, no strides besides the row length and no threads.
 package kernel

@@ -66,8 +66,8 @@ func randomShape(r *rand.Rand) []int {
 	return shape
 }
 
-// at is the element of x at an index of a broadcast shape.
-func tensorAt(x *Tensor, index []int) float32 {
+// elementAt is the element of x at an index of a broadcast shape.
+func elementAt(x *Tensor, index []int) float32 {
 	i := 0
 	for d, n := range x.Shape {
 		j := index[len(index)-len(x.Shape)+d]
@@ -107,7 +107,7 @@ func TestBinaryBroadcasts(t *testing.T) {
 			got := run(t, op, -1, x, y)
 			index := make([]int, len(got.Shape))
 			for i, v := range got.F {
-				if want := f(tensorAt(x, index), tensorAt(y, index)); v != want {
+				if want := f(elementAt(x, index), elementAt(y, index)); v != want {
 					t.Fatalf("%s of %v and %v: element %d is %v, want %v", name, x.Shape, y.Shape, i, v, want)
 				}
 				advance(index, got.Shape)
@@ -149,7 +149,7 @@ func TestTransposeOfAnyOrder(t *testing.T) {
 			for d, p := range perm {
 				from[p] = index[d]
 			}
-			if want := tensorAt(x, from); v != want || ints.I[i] != int64(1000*want) {
+			if want := elementAt(x, from); v != want || ints.I[i] != int64(1000*want) {
 				t.Fatalf("%v by %v: element %d is %v and %v, want %v", shape, perm, i, v, ints.I[i], want)
 			}
 			advance(index, got.Shape)
