@@ -11,7 +11,7 @@ func (c *compiler) fuse(n *node, st *step) bool {
 	if n.Domain != "" || len(st.out) != 1 || len(st.in) == 0 {
 		return false
 	}
-	return c.fuseInStore(n, st) || c.fuseStage(n, st) || c.fuseResidual(n, st)
+	return c.fuseInStore(n, st) || c.fuseDepthwise(n, st) || c.fuseStage(n, st) || c.fuseResidual(n, st)
 }
 
 // before returns the step that gives a value which nobody but one reader needs, or nil.
@@ -89,6 +89,24 @@ func (c *compiler) fuseInStore(n *node, st *step) bool {
 		return true
 	}
 	return false
+}
+
+// fuseDepthwise: a depthwise convolution goes into the convolution of 1 x 1 before it.
+func (c *compiler) fuseDepthwise(n *node, st *step) bool {
+	if n.Op != "Conv" {
+		return false
+	}
+	prev := c.before(st.in[0])
+	if prev == nil {
+		return false
+	}
+	op := ops.NewExpansion(prev.op, len(prev.in), st.op)
+	if op == nil {
+		return false
+	}
+	prev.op, prev.in = op, append(slices.Clone(prev.in), st.in[1:]...)
+	c.takeOver(prev, st)
+	return true
 }
 
 // fuseStage: an element-wise operator with constants goes behind a product, to be applied to blocks of its results.

@@ -209,7 +209,11 @@ func (s *shift) offsets(g *Window, off []uint32) int {
 }
 
 // stage lays an image out with its padding and takes it apart by the stride. What is not covered by the image is left as it is.
-func (s *shift) stage(g *Window, img, dst []float32) {
+func (s *shift) stage(w *Workspace, g *Window, img, dst []float32) {
+	if g.StrideW == 2 && s.wide == 2 {
+		s.unzip(w, g, img, dst)
+		return
+	}
 	for c := range g.C {
 		for ph := range s.planes / s.wide {
 			for pw := range s.wide {
@@ -226,6 +230,30 @@ func (s *shift) stage(g *Window, img, dst []float32) {
 					for x, at := 0, 0; x < len(line) && at < len(src); x, at = x+1, at+g.StrideW {
 						line[x] = src[at]
 					}
+				}
+			}
+		}
+	}
+}
+
+// unzip is stage for windows that move by two columns and use both planes: a line of the image goes to the two in one pass.
+func (s *shift) unzip(w *Workspace, g *Window, img, dst []float32) {
+	// Columns of the image that lie in a plane; the padding before them decides in which plane even ones are.
+	cols := min(g.W, 2*s.w-g.PadLeft)
+	if cols <= 0 {
+		return
+	}
+	for c := range g.C {
+		for ph := range s.planes / 2 {
+			planes := dst[(c*s.planes+ph*2)*s.h*s.w:][:2*s.h*s.w]
+			top, bottom := cover(ph-g.PadTop, g.StrideH, s.h, g.H)
+			for y := top; y < bottom; y++ {
+				src := img[(c*g.H+y*g.StrideH+ph-g.PadTop)*g.W:][:cols]
+				left, right := planes[y*s.w:][:s.w], planes[(s.h+y)*s.w:][:s.w]
+				if at := g.PadLeft / 2; g.PadLeft%2 == 0 {
+					w.Unzip(left[at:], right[at:], src)
+				} else {
+					w.Unzip(right[at:], left[min(at+1, s.w):], src)
 				}
 			}
 		}
@@ -268,7 +296,7 @@ func (w *Workspace) shift(p *PackedConv, g *Window, n int, x, y Images, e *Epilo
 	for i := range n {
 		img := x.F[i*x.Stride:][:g.C*g.H*g.W]
 		if s.staged {
-			s.stage(g, img, staged)
+			s.stage(w, g, img, staged)
 			img = staged
 		}
 		t.image(w, img, y.F[i*y.Stride:])

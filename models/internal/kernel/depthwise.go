@@ -179,7 +179,7 @@ func (w *Workspace) depthwiseLine(g *Window, lv vectorLevel, img, weights, dst [
 	s, oh, ow := &w.depth.line, g.OutH(), g.OutW()
 	if s.staged {
 		staged := w.image[:s.planes*s.h*s.w]
-		s.stage(g, img, staged)
+		s.stage(w, g, img, staged)
 		img = staged
 	}
 	rows := max(1, lineResults/s.w)

@@ -35,6 +35,8 @@ type Workspace struct {
 
 	image, out, bias []float32 // of a convolution
 	off              []uint32
+	wide             []float32 // of Expand
+	rowOff           []uint32
 	plan             winogradPlan
 
 	vector vectorLevel

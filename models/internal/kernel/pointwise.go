@@ -6,8 +6,13 @@ package kernel
 
 // pointwise says whether a convolution is such a product.
 func (p *PackedConv) pointwise(g *Window, e *Epilogue) bool {
-	return p.panels != nil && p.winograd == 0 && g.KH == 1 && g.KW == 1 && g.StrideH == 1 && g.StrideW == 1 && !e.Halve &&
+	return p.Pointwise() && !e.Halve &&
 		g.PadTop == 0 && g.PadLeft == 0 && g.PadBottom == 0 && g.PadRight == 0
+}
+
+// Pointwise says whether the windows are of 1 x 1, with stride 1.
+func (p *PackedConv) Pointwise() bool {
+	return p.panels != nil && p.winograd == 0 && p.g.KH == 1 && p.g.KW == 1 && p.g.StrideH == 1 && p.g.StrideW == 1
 }
 
 // pointwiseGroup is how many of n images with so many places are laid side by side: 1 for none.

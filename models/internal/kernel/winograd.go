@@ -155,7 +155,7 @@ func (w *Workspace) winograd(p *PackedConv, g *Window, n int, x, y Images, e *Ep
 		if t.staged {
 			s := shift{planes: 1, wide: 1, w: t.width, h: t.plane / t.width}
 			for j := range count {
-				s.stage(g, img[j*x.Stride:], staged[j*t.stride:])
+				s.stage(w, g, img[j*x.Stride:], staged[j*t.stride:])
 			}
 			img = staged
 		}

@@ -155,7 +155,7 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 		bias = in[2].F
 	}
 	if c.depth != nil {
-		c.depthwise(s, &g, in[0].Shape[1], w.Shape[0], images, x, y, bias)
+		c.filter(s, g.planar(in[0].Shape[1]), w.Shape[0], images, x, y)
 		return
 	}
 	direct := g.pointwise()
@@ -192,19 +192,23 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 	}
 }
 
-// depthwise convolves some images with as many groups as channels.
-func (c *conv) depthwise(s *Scratch, g *geometry, channels, out, images int, x, y, bias []float32) {
-	act := kernel.Activation{}
+// filter convolves some images with as many groups as channels.
+func (c *conv) filter(s *Scratch, g kernel.Window, out, images int, x, y []float32) {
+	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: len(y) / images}
+	s.Gemm.Depthwise(g, out, c.depth, images, from, to, c.bias, c.activation())
+}
+
+// activation is what is done to results while they are stored, in the form of a depthwise convolution.
+func (c *conv) activation() kernel.Activation {
 	switch lo, hi := c.end.Lo, c.end.Hi; {
 	case c.end.Clip && c.end.Relu:
-		act = kernel.Activation{Func: kernel.Clip, Alpha: max(lo, 0), Beta: max(hi, 0)}
+		return kernel.Activation{Func: kernel.Clip, Alpha: max(lo, 0), Beta: max(hi, 0)}
 	case c.end.Clip:
-		act = kernel.Activation{Func: kernel.Clip, Alpha: lo, Beta: hi}
+		return kernel.Activation{Func: kernel.Clip, Alpha: lo, Beta: hi}
 	case c.end.Relu:
-		act.Func = kernel.Relu
+		return kernel.Activation{Func: kernel.Relu}
 	}
-	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: len(y) / images}
-	s.Gemm.Depthwise(g.planar(channels), out, c.depth, images, from, to, bias, act)
+	return kernel.Activation{}
 }
 
 // Packs says that the weights and the bias are in the Op.

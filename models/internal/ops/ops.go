@@ -51,7 +51,7 @@ func (s *Spec) set(d onnx.DType, shape ...int) {
 // Scratch is the working space of one session, reused from call to call.
 type Scratch struct {
 	Gemm kernel.Workspace
-	f    [3][]float32
+	f    [4][]float32
 	d    []float64
 	i    []int
 	spec [1]Spec
