@@ -156,8 +156,9 @@ type shifter interface {
 }
 
 const (
-	shiftColumns = 768     // computed at a time at most, so that the results stay in the first-level cache
-	shiftImage   = 1 << 16 // floats of the image read for them at most, so that these stay in the second-level cache
+	shiftStraight = 64      // steps of k up to which rows of results are computed one by one
+	shiftColumns  = 768     // computed at a time at most, so that the results stay in the first-level cache
+	shiftImage    = 1 << 16 // floats of the image read for them at most, so that these stay in the second-level cache
 )
 
 // shift is how an image is laid out for a shifter. With a stride the image is taken apart into stride x stride planes (fewer when the
@@ -292,6 +293,8 @@ func (w *Workspace) shift(p *PackedConv, g *Window, n int, x, y Images, e *Epilo
 	t.reach = s.offsets(g, t.off)
 	t.ld = (max(s.flat, nr) + nr - 1) / nr * nr
 	t.out = space(&w.out, mr*t.ld+2*nr)
+	// With few steps a result, copying it costs more than the tile at the end of a row that is not full.
+	t.straight = p.k <= shiftStraight && g.OutW() >= nr && !e.Halve
 	w.end = *e
 	for i := range n {
 		img := x.F[i*x.Stride:][:g.C*g.H*g.W]
@@ -313,6 +316,7 @@ type shiftRun struct {
 	off       []uint32
 	reach, ld int
 	out       []float32
+	straight  bool // rows of results are computed in their places, one by one
 }
 
 func (t *shiftRun) image(w *Workspace, img, y []float32) {
@@ -331,8 +335,15 @@ func (t *shiftRun) image(w *Workspace, img, y []float32) {
 			if t.e.Bias != nil {
 				bias = t.e.Bias[c:][:h]
 			}
-			t.lv.shift(h, flat, t.reach, t.p.panels[c*t.p.k:][:h*t.p.k], t.off, img[row*t.s.w:], t.out, t.ld, bias, &w.end)
-			t.put(w, h, y[c*area:][:h*area], area, row, rows, ow)
+			panel := t.p.panels[c*t.p.k:][:h*t.p.k]
+			if t.straight {
+				for r := row; r < row+rows; r++ {
+					t.lv.shift(h, ow, t.reach, panel, t.off, img[r*t.s.w:], y[c*area+r*ow:], area, bias, &w.end)
+				}
+			} else {
+				t.lv.shift(h, flat, t.reach, panel, t.off, img[row*t.s.w:], t.out, t.ld, bias, &w.end)
+				t.put(w, h, y[c*area:][:h*area], area, row, rows, ow)
+			}
 			c += h
 		}
 	}

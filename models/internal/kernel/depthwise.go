@@ -52,9 +52,9 @@ func DepthwiseSpace(g Window) int64 {
 // A sum begins at the bias and goes through the window by rows, with fused multiply-adds in the levels in assembly.
 func (w *Workspace) Depthwise(g Window, out int, weights []float32, n int, x, y Images, bias []float32, act Activation) {
 	g.defaults()
-	k, size, area := g.KH*g.KW, g.H*g.W, g.OutH()*g.OutW()
+	k, area := g.KH*g.KW, g.OutH()*g.OutW()
 	checkMatrix("weights", out, k, weights, k)
-	checkMatrix("x", n, g.C*size, x.F, x.Stride)
+	checkMatrix("x", n, g.C*g.H*g.W, x.F, x.Stride)
 	checkMatrix("y", n, out*area, y.F, y.Stride)
 	if bias != nil && len(bias) < out {
 		panic("kernel: bias is shorter than the channels")
@@ -65,11 +65,18 @@ func (w *Workspace) Depthwise(g Window, out int, weights []float32, n int, x, y 
 	if g.C < 1 || out%g.C != 0 {
 		panic("kernel: the results are no multiple of the channels")
 	}
+	w.depthwise(&g, out, weights, n, x, y, area, bias, act)
+}
+
+// depthwise is Depthwise for results that are plane elements apart from channel to channel.
+func (w *Workspace) depthwise(g *Window, out int, weights []float32, n int, x, y Images, plane int, bias []float32, act Activation) {
+	k, size, area := g.KH*g.KW, g.H*g.W, g.OutH()*g.OutW()
 	each := out / g.C
-	g.C = 1
+	one := *g
+	g, one.C = &one, 1
 	p := &w.depth
 	lv := w.vectors()
-	p.plan(w, &g, lv)
+	p.plan(w, g, lv)
 	p.end.lo, p.end.hi = act.limits()
 	for i := range n {
 		for o := range out {
@@ -77,11 +84,11 @@ func (w *Workspace) Depthwise(g Window, out int, weights []float32, n int, x, y 
 			if bias != nil {
 				p.end.bias = bias[o]
 			}
-			img, dst := x.F[i*x.Stride+o/each*size:][:size], y.F[i*y.Stride+o*area:][:area]
+			img, dst := x.F[i*x.Stride+o/each*size:][:size], y.F[i*y.Stride+o*plane:][:area]
 			if p.lined {
-				w.depthwiseLine(&g, lv, img, weights[o*k:][:k], dst)
+				w.depthwiseLine(g, lv, img, weights[o*k:][:k], dst)
 			} else {
-				p.columns(&g, lv, img, weights[o*k:][:k], dst)
+				p.columns(g, lv, img, weights[o*k:][:k], dst)
 			}
 			if !act.isLimit() {
 				w.Apply(act, dst, dst)

@@ -4,6 +4,9 @@ package kernel
 // between the first two is several times larger than all else and would go to memory and back, so a few channels are widened at a time and
 // filtered while they are in the second-level cache.
 
+// expandCache is how many floats of the image and of what lies between are worked on at a time.
+const expandCache = 128 << 10
+
 // expandLeast is how many places an image has at least for that; the tiles of smaller ones are better filled from several images.
 const expandLeast = 512
 
@@ -37,29 +40,67 @@ func (w *Workspace) Expand(p *PackedConv, g Window, e Epilogue, dg Window, weigh
 		panic("kernel: image too large for a convolution")
 	}
 	w.level, w.end = p.lv, e
-	lv := p.lv.(shifter)
-	mr, _ := lv.tile()
+	t := expansion{p: p, lv: p.lv.(shifter), g: g, dg: dg, weights: weights, bias: bias, act: act}
+	mr, _ := t.lv.tile()
 	off := grow(w.rowOff, p.k)
 	w.rowOff = off
 	for c := range off {
 		off[c] = uint32(c * each)
 	}
-	wide := space(&w.wide, mr*each)
-	for i := 0; i < n && !w.stopped(); i++ {
-		img, out := x.F[i*x.Stride:], y.F[i*y.Stride:]
-		for c := 0; c < p.out; {
-			h := p.rows.size(c)
-			var b []float32
-			if e.Bias != nil {
-				b = e.Bias[c:][:h]
-			}
-			lv.shift(h, each, (p.k-1)*each, p.panels[c*p.k:][:h*p.k], off, img, wide, each, b, &w.end)
-			dg.C, b = h, nil
-			if bias != nil {
-				b = bias[c:][:h]
-			}
-			w.Depthwise(dg, h, weights[c*k:][:h*k], 1, Images{wide, h * each}, Images{out[c*area:], h * area}, b, act)
-			c += h
+	strips := t.strips()
+	t.wide = space(&w.wide, mr*each)
+	for i := range n {
+		for row := 0; row < strips.total && !w.stopped(); row += strips.size(row) {
+			t.run(w, row, strips.size(row), x.F[i*x.Stride:], y.F[i*y.Stride:])
 		}
+	}
+}
+
+// expansion is one call of Expand.
+type expansion struct {
+	p             *PackedConv
+	lv            shifter
+	g, dg         Window
+	weights, bias []float32
+	act           Activation
+	wide          []float32
+}
+
+// strips cuts the rows of results so that what is needed for some of them stays in the second-level cache.
+func (t *expansion) strips() span {
+	mr, nr := t.lv.tile()
+	in := expandCache / ((t.p.k + mr) * t.g.W) // rows of the image
+	reach := (t.dg.KH-1)*t.dg.DilationH + 1
+	rows := even(t.dg.OutH(), max(1, (in-reach)/t.dg.StrideH+1))
+	least := (rows.r-1)*t.dg.StrideH + reach - t.dg.PadTop - t.dg.PadBottom
+	if least*t.g.W < nr || max(t.dg.PadTop, t.dg.PadBottom) >= reach { // a strip needs some of the image, a tile at least
+		return even(t.dg.OutH(), t.dg.OutH())
+	}
+	return rows
+}
+
+// run computes rows of results from row on.
+func (t *expansion) run(w *Workspace, row, rows int, img, out []float32) {
+	p, dg := t.p, t.dg
+	each, area, k, ow := t.g.H*t.g.W, dg.OutH()*dg.OutW(), dg.KH*dg.KW, dg.OutW()
+	// The rows of the image they need, of which some may be padding.
+	top := row*dg.StrideH - dg.PadTop
+	bottom := top + (rows-1)*dg.StrideH + (dg.KH-1)*dg.DilationH + 1
+	from, to := max(top, 0), min(bottom, t.g.H)
+	dg.H, dg.PadTop, dg.PadBottom = to-from, from-top, bottom-to
+	n := dg.H * dg.W
+	for c := 0; c < p.out; {
+		h := p.rows.size(c)
+		var bias []float32
+		if w.end.Bias != nil {
+			bias = w.end.Bias[c:][:h]
+		}
+		t.lv.shift(h, n, (p.k-1)*each, p.panels[c*p.k:][:h*p.k], w.rowOff, img[from*t.g.W:], t.wide, n, bias, &w.end)
+		dg.C, bias = h, nil
+		if t.bias != nil {
+			bias = t.bias[c:][:h]
+		}
+		w.depthwise(&dg, h, t.weights[c*k:][:h*k], 1, Images{t.wide, h * n}, Images{out[c*area+row*ow:], 0}, area, bias, t.act)
+		c += h
 	}
 }
