@@ -23,8 +23,8 @@ func (p *PackedConv) ExpandSpace(g, dg Window) int64 {
 }
 
 // Expand is [Workspace.Conv] of p over g, for which SuitsExpand holds, and then [Workspace.Depthwise] with one result a channel, of windows
-// dg, of its results. e and bias, act are what is done to the results of the first and of the second. It panics when a slice is too short.
-func (w *Workspace) Expand(p *PackedConv, g Window, e Epilogue, dg Window, weights []float32, n int, x, y Images, bias []float32, act Activation) {
+// dg, of its results. e and between are what is done to the results of the first, bias and act to those of the second. It panics when a slice is too short.
+func (w *Workspace) Expand(p *PackedConv, g Window, e Epilogue, between Activation, dg Window, weights []float32, n int, x, y Images, bias []float32, act Activation) {
 	g.defaults()
 	dg.defaults()
 	area, each, k := dg.OutH()*dg.OutW(), g.H*g.W, dg.KH*dg.KW
@@ -40,7 +40,7 @@ func (w *Workspace) Expand(p *PackedConv, g Window, e Epilogue, dg Window, weigh
 		panic("kernel: image too large for a convolution")
 	}
 	w.level, w.end = p.lv, e
-	t := expansion{p: p, lv: p.lv.(shifter), g: g, dg: dg, weights: weights, bias: bias, act: act}
+	t := expansion{p: p, lv: p.lv.(shifter), g: g, dg: dg, weights: weights, bias: bias, between: between, act: act}
 	mr, _ := t.lv.tile()
 	off := grow(w.rowOff, p.k)
 	w.rowOff = off
@@ -62,7 +62,7 @@ type expansion struct {
 	lv            shifter
 	g, dg         Window
 	weights, bias []float32
-	act           Activation
+	between, act  Activation
 	wide          []float32
 }
 
@@ -96,6 +96,9 @@ func (t *expansion) run(w *Workspace, row, rows int, img, out []float32) {
 			bias = w.end.Bias[c:][:h]
 		}
 		t.lv.shift(h, n, (p.k-1)*each, p.panels[c*p.k:][:h*p.k], w.rowOff, img[from*t.g.W:], t.wide, n, bias, &w.end)
+		if t.between.Func != Identity {
+			w.Apply(t.between, t.wide[:h*n], t.wide[:h*n])
+		}
 		dg.C, bias = h, nil
 		if t.bias != nil {
 			bias = t.bias[c:][:h]

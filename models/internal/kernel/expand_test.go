@@ -36,12 +36,16 @@ func TestExpandIsTwoConvolutions(t *testing.T) {
 			got, checkY := guarded(r, n*out*area)
 			want, mid := make([]float32, n*out*area), make([]float32, n*out*h*width)
 			e := Epilogue{Bias: bias, Clip: true, Lo: 0, Hi: 6}
-			act := Activation{Func: Relu}
+			act, between := Activation{Func: Relu}, Activation{}
+			if trial%3 == 0 {
+				between.Func = Silu
+			}
 			w := Workspace{level: lv}
 			from := Images{x, c * h * width}
 			w.Conv(p, g, n, from, Images{mid, out * h * width}, e)
+			w.Apply(between, mid, mid)
 			w.Depthwise(dg, out, filters, n, Images{mid, out * h * width}, Images{want, out * area}, bias, act)
-			w.Expand(p, g, e, dg, filters, n, from, Images{got, out * area}, bias, act)
+			w.Expand(p, g, e, between, dg, filters, n, from, Images{got, out * area}, bias, act)
 			checkX(t, "images")
 			checkY(t, "result")
 			if !slices.Equal(got, want) {

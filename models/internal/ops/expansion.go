@@ -6,25 +6,40 @@ import "idunno/models/internal/kernel"
 // of a network, need not leave the cache. Its inputs are those of the first, then those of the second without the value between.
 type expansion struct {
 	first, second *conv
-	inputs        int // of the first
+	inputs        int               // of the first
+	between       kernel.Activation // of the results of the first
 }
 
 // NewExpansion returns an Op that does the work of first, which has so many inputs, and then of second; nil when these are not a convolution of
 // 1 x 1 and a depthwise one with constant weights.
 func NewExpansion(first Op, inputs int, second Op) Op {
-	a, ok := first.(*conv)
-	b, both := second.(*conv)
-	if !ok || !both || a.groups != 1 || a.planar == nil || a.end.Halve || b.depth == nil || !a.planar[0].Pointwise() {
+	e := &expansion{inputs: inputs}
+	if t, ok := first.(*Tailed); ok && len(t.stages) == 1 {
+		switch op := t.stages[0].op.(type) {
+		case *silu:
+			e.between.Func = kernel.Silu
+		case *unary:
+			e.between = op.act
+		}
+		if e.between.Func == kernel.Identity {
+			return nil
+		}
+		first = t.head
+	}
+	var ok, both bool
+	e.first, ok = first.(*conv)
+	e.second, both = second.(*conv)
+	if !ok || !both || e.first.groups != 1 || e.first.planar == nil || e.first.end.Halve || e.second.depth == nil || !e.first.planar[0].Pointwise() {
 		return nil
 	}
-	return &expansion{first: a, second: b, inputs: inputs}
+	return e
 }
 
 // expansionBlock is how many results of the first lie between the two at least, where images are too small for [kernel.Workspace.Expand].
 const expansionBlock = 128 << 10
 
-// between returns the inputs of the second with a value of the given shape before them.
-func (e *expansion) between(in []*Tensor, mid *Tensor) []*Tensor {
+// inputsOfSecond returns the inputs of the second with a value of the given shape before them.
+func (e *expansion) inputsOfSecond(in []*Tensor, mid *Tensor) []*Tensor {
 	return append([]*Tensor{mid}, in[e.inputs:]...)
 }
 
@@ -33,7 +48,7 @@ func (e *expansion) Shape(in []*Tensor, out []Spec) error {
 	if err := e.first.Shape(in[:e.inputs], mid); err != nil {
 		return err
 	}
-	return e.second.Shape(e.between(in, &Tensor{DType: mid[0].DType, Shape: mid[0].Shape}), out)
+	return e.second.Shape(e.inputsOfSecond(in, &Tensor{DType: mid[0].DType, Shape: mid[0].Shape}), out)
 }
 
 func (e *expansion) Cost(in []*Tensor, out []Spec) (flops, scratch int64) {
@@ -43,7 +58,7 @@ func (e *expansion) Cost(in []*Tensor, out []Spec) (flops, scratch int64) {
 	}
 	value := Tensor{DType: mid[0].DType, Shape: mid[0].Shape}
 	f1, s1 := e.first.Cost(in[:e.inputs], mid)
-	f2, s2 := e.second.Cost(e.between(in, &value), out)
+	f2, s2 := e.second.Cost(e.inputsOfSecond(in, &value), out)
 	g1, g2 := e.windows(in)
 	if e.whole(in, g1) {
 		return f1 + f2, e.first.planar[0].ExpandSpace(g1, g2)
@@ -88,11 +103,14 @@ func (e *expansion) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 		if whole {
 			end := e.first.end
 			end.Bias = e.first.bias
-			s.Gemm.Expand(e.first.planar[0], first, end, second, e.second.depth, n, kernel.Images{F: from, Stride: size},
+			s.Gemm.Expand(e.first.planar[0], first, end, e.between, second, e.second.depth, n, kernel.Images{F: from, Stride: size},
 				kernel.Images{F: part, Stride: per}, e.second.bias, e.second.activation())
 		} else {
 			mid := s.floats(3, n*second.C*second.H*second.W)
 			e.first.images(s, in[:e.inputs], n, from, mid)
+			if e.between.Func != kernel.Identity {
+				s.Gemm.Apply(e.between, mid, mid)
+			}
 			e.second.filter(s, second, y.Shape[1], n, mid, part)
 		}
 		if t != nil {
