@@ -178,9 +178,12 @@ func (m *Model) chooseOutput(g *onnx.Graph) {
 	}
 }
 
-// maxGroup and groupBytes bound the images that a session computes at a time, so that its memory does not grow with the batch.
+// A session computes some images of a batch at a time: so many that their values stay in the second-level cache, but enough to use each
+// weight several times; and its memory does not grow with the batch.
 const (
 	maxGroup   = 256
+	minGroup   = 8
+	cacheBytes = 1 << 20
 	groupBytes = 256 << 20
 )
 
@@ -215,8 +218,20 @@ func (m *Model) probe() error {
 	m.info.FLOPsPerImage, m.info.PeakBytes = plan.FLOPs/int64(n), plan.Peak/int64(n)
 	if m.fixed == 0 && m.info.PeakBytes > 0 {
 		m.group = int(min(max(groupBytes/m.info.PeakBytes, 1), maxGroup))
+		m.group = min(m.group, m.cached())
 	}
 	return nil
+}
+
+// cached is how many images can be computed at a time with their values in the second-level cache.
+func (m *Model) cached() int {
+	plan, err := m.program.Plan([]*engine.Tensor{{DType: m.input.DType, Shape: append([]int{1 + minGroup}, m.image...)}})
+	if err != nil {
+		return minGroup
+	}
+	// What one more image takes, without the space that does not grow.
+	each := max((plan.Peak-m.info.PeakBytes)/minGroup, 1)
+	return int(max(cacheBytes/each, minGroup))
 }
 
 // classes returns how many numbers the output t holds for each of n images.
