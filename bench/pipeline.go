@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"idunno/broker/wire"
 	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
@@ -34,8 +36,8 @@ type PipelineConfig struct {
 
 const (
 	pipelineBatch = 100
-	// pipelineJob is the batches of a job, pipelineJobs the most jobs at once: as
-	// many as a coordinator admits to the queue.
+	// pipelineJob is the batches of a job, pipelineJobs the most jobs at a time:
+	// as many as a coordinator admits to the queue.
 	pipelineJob  = 200
 	pipelineJobs = 16
 )
@@ -43,8 +45,8 @@ const (
 // Pipeline measures the whole way of a query, from its submission to the last
 // durable result, in a real cluster of processes on this machine: broker,
 // coordinator and one worker with a slot on every core. A pair is a run of the
-// engine alone on all cores, and then as many jobs over the same batches,
-// submitted at once, as take about as long. Every job's results are counted: lost
+// engine alone on all cores, and then as many jobs over the same batches as take
+// about as long, some at a time. Every job's results are counted: lost
 // or double ones make the document not OK.
 func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	if len(c.Models) == 0 || c.Set == nil || c.Program == "" {
@@ -123,7 +125,7 @@ func (p *pipeline) measure(ctx context.Context, name string) (float64, error) {
 			return 0, err
 		}
 		jobs := int(alone * p.Span.Seconds() / float64(len(batches)*pipelineBatch))
-		whole, err := p.jobs(ctx, name, len(batches), min(max(jobs, 1), pipelineJobs))
+		whole, err := p.jobs(ctx, name, len(batches), max(jobs, 1))
 		if err != nil {
 			return 0, err
 		}
@@ -138,45 +140,36 @@ func (p *pipeline) measure(ctx context.Context, name string) (float64, error) {
 	return median(ratios), nil
 }
 
-// jobs submits jobs over the same n batches all at once, waits for them and
-// returns images per second from the first submission to the last stored result.
+// jobs runs jobs over the same n batches, as many at a time as are admitted to the queue, and returns images per second from the first
+// submission to the last stored result.
 func (p *pipeline) jobs(ctx context.Context, name string, n, jobs int) (float64, error) {
 	doc, err := json.Marshal(wire.JobDoc{Model: name, Data: wire.DefaultData, From: 1, To: n})
 	if err != nil {
 		return 0, err
 	}
-	numbers := make([]uint64, jobs)
-	for i := range numbers {
-		submitted, err := p.api.Submit(ctx, doc)
-		if err != nil {
-			return 0, err
-		}
-		numbers[i] = submitted.Job
+	ended := make([]jobEnd, jobs)
+	group, run := errgroup.WithContext(ctx)
+	group.SetLimit(pipelineJobs)
+	for i := range jobs {
+		group.Go(func() (err error) {
+			ended[i], err = p.job(run, doc)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
 	}
 	var images int64
-	var first, last time.Time
-	for _, job := range numbers {
-		stats, err := p.api.Wait(ctx, job, nil)
-		if err != nil {
-			return 0, err
+	first, last := ended[0].submitted, ended[0].last
+	for _, e := range ended {
+		images += e.images
+		if e.submitted.Before(first) {
+			first = e.submitted
 		}
-		if stats.State != wire.StateDone {
-			return 0, fmt.Errorf("job %d ended as %s: %s", job, stats.State, stats.Reason)
+		if e.last.After(last) {
+			last = e.last
 		}
-		reply, err := p.api.Job(ctx, job)
-		if err != nil {
-			return 0, err
-		}
-		images += stats.Images
-		if first.IsZero() || reply.Record.Submitted.Before(first) {
-			first = reply.Record.Submitted
-		}
-		if stats.Last.After(last) {
-			last = stats.Last
-		}
-	}
-	for _, job := range numbers {
-		outcome, err := cluster.Collect(ctx, p.api, job, 1, n)
+		outcome, err := cluster.Collect(ctx, p.api, e.job, 1, n)
 		if err != nil {
 			return 0, err
 		}
@@ -184,4 +177,31 @@ func (p *pipeline) jobs(ctx context.Context, name string, n, jobs int) (float64,
 		p.d.Counts.Duplicates += outcome.Duplicates
 	}
 	return float64(images) / last.Sub(first).Seconds(), nil
+}
+
+// jobEnd is when a job was submitted and when its last result was stored.
+type jobEnd struct {
+	job             uint64
+	images          int64
+	submitted, last time.Time
+}
+
+// job submits a job and waits for its end.
+func (p *pipeline) job(ctx context.Context, doc []byte) (jobEnd, error) {
+	submitted, err := p.api.Submit(ctx, doc)
+	if err != nil {
+		return jobEnd{}, err
+	}
+	stats, err := p.api.Wait(ctx, submitted.Job, nil)
+	if err != nil {
+		return jobEnd{}, err
+	}
+	if stats.State != wire.StateDone {
+		return jobEnd{}, fmt.Errorf("job %d ended as %s: %s", submitted.Job, stats.State, stats.Reason)
+	}
+	reply, err := p.api.Job(ctx, submitted.Job)
+	if err != nil {
+		return jobEnd{}, err
+	}
+	return jobEnd{job: submitted.Job, images: stats.Images, submitted: reply.Record.Submitted, last: stats.Last}, nil
 }
