@@ -36,9 +36,18 @@ var mayImport = map[string][]string{
 	"broker/embedded":     {},
 	"broker/brokertest":   {"broker", "broker/embedded"},
 	"objectstore":         {},
-	"models":              {"models/..."},
+	"models":              {"models/dataset", "models/engine", "models/internal/kernel", "models/onnx"},
+	"models/_gen":         {},
 	"models/arch":         {"models/onnx/encode"},
-	"models/onnx/encode":  {},
+	"models/dataset":      {},
+	"models/engine":       {"models/internal/kernel", "models/internal/ops", "models/onnx"},
+	"models/internal":     {},
+	"models/internal/ops": {"models/internal/kernel", "models/onnx"},
+	"models/onnx":         {},
+	"models/suite":        {"models/engine", "models/onnx"},
+	"models/train":        {"models/dataset", "models/internal/kernel", "models/onnx/encode"},
+	"models/zoo":          {},
+	"models/zoo/_gen":     {"models/dataset", "models/train"},
 	"worker":              {"broker", "broker/wire", "objectstore", "models/..."},
 	"coordinator":         {"coordinator/sched", "coordinator/lease", "broker", "broker/wire", "objectstore"},
 	"coordinator/sched":   {"broker/wire"},
@@ -46,11 +55,15 @@ var mayImport = map[string][]string{
 	"coordinator/client":  {"broker", "broker/wire"},
 	"coordinator/cluster": {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
 	"coordinator/cli":     {"..."},
-	"bench":               {"..."},
+	"bench":               {"broker/wire", "coordinator/client", "coordinator/cluster", "models/..."},
+	"bench/peers":         {"bench", "models/..."},
 }
 
+// forTests lists packages that only tests import.
+var forTests = []string{"broker/brokertest", "models/internal/onnxtest"}
+
 // Tests may also use these, for a real server.
-var testsMayImport = []string{"coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}
+var testsMayImport = []string{"bench", "coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}
 
 type source struct {
 	path string // from the root, with slashes
@@ -59,8 +72,8 @@ type source struct {
 	test bool
 }
 
-// sources parses the module's Go files. Folders that the go tool ignores, and
-// nested modules, are left out.
+// sources parses the Go files of the module, of generators (_gen) and of the
+// modules inside of it.
 func sources(t *testing.T) []source {
 	t.Helper()
 	var list []source
@@ -73,7 +86,7 @@ func sources(t *testing.T) []source {
 			if p == root {
 				return nil
 			}
-			if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" || p == filepath.Join(root, "bench", "peers") {
+			if strings.HasPrefix(name, ".") || name == "testdata" {
 				return filepath.SkipDir
 			}
 			return nil
@@ -116,6 +129,9 @@ func TestImports(t *testing.T) {
 					t.Errorf("%s imports %s; broker/wire uses the standard library only", s.path, imported)
 				}
 				continue
+			}
+			if !s.test && slices.Contains(forTests, own) {
+				t.Errorf("%s imports %s, which is for tests", s.path, own)
 			}
 			if own == dir || allowed(ruleFor(t, dir), own) || s.test && allowed(testsMayImport, own) {
 				continue
