@@ -140,7 +140,7 @@ func TestPipeline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	d, err := bench.Pipeline(ctx, bench.PipelineConfig{Program: program, Models: onnx, Set: set, Pairs: 1, Span: 200 * time.Millisecond})
 	if err != nil {

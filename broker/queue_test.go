@@ -13,7 +13,7 @@ import (
 )
 
 func testContext(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -30,7 +30,7 @@ func publish(t *testing.T, b *broker.Broker, job uint64, task int) error {
 		return nil
 	case err := <-future.Err():
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no answer to a published task")
 		return nil
 	}

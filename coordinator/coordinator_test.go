@@ -35,7 +35,7 @@ type rig struct {
 func newRig(t *testing.T) *rig { return newRigOn(t, brokertest.Start(t)) }
 
 func newRigOn(t *testing.T, url string) *rig {
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	b := brokertest.Connect(t, url)
 	if err := b.Ensure(ctx); err != nil {

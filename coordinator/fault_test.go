@@ -219,7 +219,7 @@ func TestOldCoordinatorIsFenced(t *testing.T) {
 
 func TestNoCoordinator(t *testing.T) {
 	b := brokertest.New(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if _, err := client.New(b).Nodes(ctx); !errors.Is(err, client.ErrNoCoordinator) {
 		t.Fatalf("nobody there: %v", err)

@@ -23,7 +23,7 @@ func open(tb testing.TB) (*objectstore.Store, *broker.Broker, context.Context) {
 	before := goleak.IgnoreCurrent()
 	tb.Cleanup(func() { goleak.VerifyNone(tb, append(brokertest.Leaks(), before)...) })
 	b := brokertest.New(tb)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	tb.Cleanup(cancel)
 	return reopen(tb, ctx, b), b, ctx
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestLostRequestsAreRepeated(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

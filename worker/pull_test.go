@@ -19,7 +19,7 @@ import (
 // newBench makes a worker whose parts are driven by the test, and the queue of job 1.
 func newBench(t *testing.T, slots int) (*worker, context.Context) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	b := brokertest.New(t)
 	w, err := newWorker(ctx, Config{Broker: b, Name: "w", Slots: slots, CacheDir: t.TempDir()})

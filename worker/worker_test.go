@@ -43,7 +43,7 @@ type rig struct {
 func newRig(t *testing.T) *rig { return newRigAt(t, brokertest.Start(t)) }
 
 func newRigAt(t *testing.T, url string) *rig {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, url: url}
 	r.b = brokertest.Connect(t, r.url)

@@ -21,7 +21,7 @@ import (
 // memory than the file has. Without the aim it takes two to three times the file.
 func TestBrokerKeepsToItsMemory(t *testing.T) {
 	const size, most = 96 << 20, 176 << 20
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "idunno", "broker", "--port", "-1", "--store", t.TempDir(), "--json", "--memory", "80MiB")
 	cmd.Stderr = os.Stderr

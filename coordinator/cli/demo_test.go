@@ -170,7 +170,7 @@ func startDemo(t *testing.T, cmd *exec.Cmd, when func()) (said []string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	limit := time.AfterFunc(time.Minute, func() {
+	limit := time.AfterFunc(3*time.Minute, func() {
 		_ = cmd.Process.Kill() // it may have ended already
 	})
 	defer limit.Stop()
@@ -211,7 +211,7 @@ func TestKilledDemoLeavesNothing(t *testing.T) {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(time.Minute)
+	late := time.After(3 * time.Minute)
 	for left := leftovers(t, tmp); len(left) > 0; left = leftovers(t, tmp) {
 		select {
 		case <-tick.C:

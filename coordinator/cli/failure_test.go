@@ -22,7 +22,7 @@ import (
 // workers with SIGKILL in the middle of the second run, and compares what
 // `idunno results` prints of both, byte for byte.
 func TestKilledRunEqualsCleanRun(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	program, err := os.Executable()
 	if err != nil {

@@ -64,7 +64,7 @@ func TestScripts(t *testing.T) {
 
 func sharedCluster(t *testing.T) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	program, err := os.Executable()
 	if err != nil {
@@ -242,7 +242,7 @@ func startProcess(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case err := <-p.done:
 		ts.Fatalf("idunno %s ended: %v\n%s", args[1], err, p.stderr.String())
-	case <-time.After(40 * time.Second):
+	case <-time.After(2 * time.Minute):
 		ts.Fatalf("idunno %s said nothing", args[1])
 	}
 	started(ts)[args[0]] = p
@@ -280,7 +280,7 @@ func haltProcess(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(p.cmd.Process.Signal(map[string]os.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM}[args[1]]))
 	select {
 	case <-p.done:
-	case <-time.After(40 * time.Second):
+	case <-time.After(2 * time.Minute):
 		ts.Fatalf("%s did not stop\n%s", args[0], p.stderr.String())
 	}
 	if code := strconv.Itoa(p.cmd.ProcessState.ExitCode()); code != args[2] {
