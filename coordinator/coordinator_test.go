@@ -178,9 +178,7 @@ func TestJobFromSubmissionToSummary(t *testing.T) {
 	if len(stats.Jobs) != 1 || len(stats.Nodes) != 2 || stats.Nodes[0].Batches+stats.Nodes[1].Batches != 6 {
 		t.Fatalf("statistics %+v", stats)
 	}
-	if depth, err := r.b.QueueDepth(r.ctx, job); err != nil || depth != 0 {
-		t.Fatalf("%d tasks left in the queue, %v", depth, err)
-	}
+	r.emptied(job)
 }
 
 func TestRefusedDocuments(t *testing.T) {
@@ -322,6 +320,16 @@ func (r *rig) until(ok func() bool) {
 	}
 }
 
+// emptied waits until a job's queue is empty: the leader does that after the job's end is known.
+func (r *rig) emptied(job uint64) {
+	r.t.Helper()
+	r.until(func() bool {
+		depth, err := r.b.QueueDepth(r.ctx, job)
+		r.must(err)
+		return depth == 0
+	})
+}
+
 func TestCancel(t *testing.T) {
 	r := newRig(t)
 	r.coordinator("c1")
@@ -332,9 +340,7 @@ func TestCancel(t *testing.T) {
 	if s := r.wait(job, ended); s.State != wire.StateCancelled {
 		t.Fatalf("state %s", s.State)
 	}
-	if depth, err := r.b.QueueDepth(r.ctx, job); err != nil || depth != 0 {
-		t.Fatalf("%d tasks left, %v", depth, err)
-	}
+	r.emptied(job)
 	_, err = r.c.Cancel(r.ctx, job)
 	var refusal *wire.Error
 	if !errors.As(err, &refusal) || refusal.Code != wire.CodeJobEnded {
