@@ -3,6 +3,7 @@ package main
 import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
 )
 
 // columnsInUse writes count and squeeze, which only AVX-512 has: AVX2 can't compress a register.
@@ -12,6 +13,25 @@ func (s *isa) columnsInUse() {
 	}
 	s.count()
 	s.squeeze()
+}
+
+// columnsUsed sets a mask, and the same bits, of the 16 columns at a that are not zero in all rows. left and p are free registers.
+func columnsUsed(rows, a, lda, left, p reg.Register, bits reg.GPVirtual) reg.Register {
+	any := ZMM()
+	VMOVUPS(Mem{Base: a}, any)
+	MOVQ(a, p)
+	MOVQ(rows, left)
+	JMP(LabelRef("test"))
+	Label("row")
+	ADDQ(lda, p)
+	VPORD(Mem{Base: p}, any, any)
+	Label("test")
+	DECQ(left)
+	JNZ(LabelRef("row"))
+	used := K()
+	VPTESTMD(any, any, used)
+	KMOVW(used, bits.As32())
+	return used
 }
 
 // count counts columns.
@@ -28,20 +48,7 @@ func (s *isa) count() {
 	sum, bits, left, p := GP64(), GP64(), GP64(), GP64()
 	XORQ(sum, sum)
 	Label("block")
-	any := ZMM()
-	VMOVUPS(Mem{Base: a}, any)
-	MOVQ(a, p)
-	MOVQ(rows, left)
-	JMP(LabelRef("test"))
-	Label("row")
-	ADDQ(lda, p)
-	VPORD(Mem{Base: p}, any, any)
-	Label("test")
-	DECQ(left)
-	JNZ(LabelRef("row"))
-	used := K()
-	VPTESTMD(any, any, used)
-	KMOVW(used, bits.As32())
+	columnsUsed(rows, a, lda, left, p, bits)
 	POPCNTQ(bits, bits)
 	ADDQ(bits, sum)
 	ADDQ(Imm(64), a)
@@ -78,20 +85,7 @@ func (s *isa) squeeze() {
 	VPMULLD(s.constant("count", 4, count...), forward, at)
 	VPSLLD(Imm(4), forward, forward)
 	Label("block")
-	any := ZMM()
-	VMOVUPS(Mem{Base: a}, any)
-	MOVQ(a, p)
-	MOVQ(rows, left)
-	JMP(LabelRef("test"))
-	Label("row")
-	ADDQ(lda, p)
-	VPORD(Mem{Base: p}, any, any)
-	Label("test")
-	DECQ(left)
-	JNZ(LabelRef("row"))
-	used := K()
-	VPTESTMD(any, any, used)
-	KMOVW(used, bits.As32())
+	used := columnsUsed(rows, a, lda, left, p, bits)
 	POPCNTQ(bits, bits)
 	places := ZMM()
 	VPCOMPRESSD(at, used, places)
