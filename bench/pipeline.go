@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	"idunno/coordinator/cluster"
 	"idunno/models"
 	"idunno/models/dataset"
+	"idunno/objectstore"
 )
 
 // PipelineConfig says what [Pipeline] measures.
@@ -36,6 +38,10 @@ type PipelineConfig struct {
 
 const (
 	pipelineBatch = 100
+	// pipelineSet is the data set of long jobs: the batches of mnist again and
+	// again, pipelineRepeats times. It takes no more space than one of each.
+	pipelineSet     = "mnist-again"
+	pipelineRepeats = 100
 	// pipelineJob is the batches of a job, pipelineJobs the most jobs at a time:
 	// as many as a coordinator admits to the queue.
 	pipelineJob  = 200
@@ -45,8 +51,10 @@ const (
 // Pipeline measures the whole way of a query, from its submission to the last
 // durable result, in a real cluster of processes on this machine: broker,
 // coordinator and one worker with a slot on every core. A pair is a run of the
-// engine alone on all cores, and then as many jobs over the same batches as take
-// about as long, some at a time. Every job's results are counted: lost
+// engine alone on all cores, and then a job over the same batches, again and
+// again, that takes about as long: pipeline_to_engine. Apart from that the same
+// images are sent as jobs of 200 batches, some at a time, each of which is over in
+// a fraction of a second: small_jobs_to_engine. Every job's results are counted: lost
 // or double ones make the document not OK.
 func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	if len(c.Models) == 0 || c.Set == nil || c.Program == "" {
@@ -76,6 +84,9 @@ func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	if _, err := cluster.Seed(ctx, files, nil); err != nil {
 		return nil, err
 	}
+	if err := repeatSet(ctx, files); err != nil {
+		return nil, err
+	}
 	d := newDocument("pipeline")
 	p := &pipeline{PipelineConfig: c, api: client.New(local.Broker()), d: d}
 	lowest := 0.0
@@ -83,11 +94,12 @@ func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 		if c.Models[name] == nil {
 			continue
 		}
-		ratio, err := p.measure(ctx, name)
+		ratio, small, err := p.measure(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		d.Ratios = append(d.Ratios, Ratio{Name: "pipeline_to_engine/" + name, Value: ratio, N: c.Pairs})
+		d.Ratios = append(d.Ratios, Ratio{Name: "pipeline_to_engine/" + name, Value: ratio, N: c.Pairs},
+			Ratio{Name: "small_jobs_to_engine/" + name, Value: small, N: c.Pairs})
 		if lowest == 0 || ratio < lowest {
 			lowest = ratio
 		}
@@ -103,47 +115,70 @@ type pipeline struct {
 	d   *Document
 }
 
-// measure runs the pairs of one model and returns the median ratio.
-func (p *pipeline) measure(ctx context.Context, name string) (float64, error) {
+// repeatSet stores pipelineSet, which refers to the batches of mnist.
+func repeatSet(ctx context.Context, files *objectstore.Store) error {
+	v, err := files.Resolve(ctx, wire.DataFolder+wire.DefaultData)
+	if err != nil {
+		return err
+	}
+	m, err := cluster.Manifest(ctx, files, v.Digest)
+	if err != nil {
+		return err
+	}
+	m.Name, m.Batches, m.Images = pipelineSet, m.Batches*pipelineRepeats, m.Images*pipelineRepeats
+	m.Objects = slices.Repeat(m.Objects, pipelineRepeats)
+	_, err = files.PutBundle(ctx, wire.DataFolder+m.Name, m.Marshal())
+	return err
+}
+
+// measure runs the pairs of one model and returns the median ratios of a long job
+// and of small ones.
+func (p *pipeline) measure(ctx context.Context, name string) (long, small float64, err error) {
 	m, err := models.Load(p.Models[name], models.Options{})
 	if err != nil {
-		return 0, fmt.Errorf("load model %s: %w", name, err)
+		return 0, 0, fmt.Errorf("load model %s: %w", name, err)
 	}
 	batches, err := firstBatches(p.Set, pipelineBatch, pipelineJob)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	pipe := newSample("images_per_s/pipeline/"+name, "images/s", 10)
+	parts := newSample("images_per_s/small_jobs/"+name, "images/s", 10)
 	engine := newSample("images_per_s/engine/"+name, "images/s", 10)
-	var ratios []float64
+	var longs, smalls []float64
 	// The first pair warms the cluster: model and batches come to the worker's
 	// cache, and batch times become known.
 	for i := range p.Pairs + 1 {
 		p.Progress.tell("%s, pair %d of %d", name, i, p.Pairs)
 		alone, err := Throughput(ctx, m, batches, runtime.NumCPU(), p.Span)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		jobs := int(alone * p.Span.Seconds() / float64(len(batches)*pipelineBatch))
-		whole, err := p.jobs(ctx, name, len(batches), max(jobs, 1))
+		count := int(alone * p.Span.Seconds() / pipelineBatch)
+		whole, err := p.jobs(ctx, wire.JobDoc{Model: name, Data: pipelineSet, From: 1, To: min(max(count, 1), p.Set.Batches(pipelineBatch)*pipelineRepeats)}, 1)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
+		}
+		pieces, err := p.jobs(ctx, wire.JobDoc{Model: name, Data: wire.DefaultData, From: 1, To: len(batches)}, max(count/len(batches), 1))
+		if err != nil {
+			return 0, 0, err
 		}
 		if i == 0 {
 			continue
 		}
 		engine.add(alone)
 		pipe.add(whole)
-		ratios = append(ratios, whole/alone)
+		parts.add(pieces)
+		longs, smalls = append(longs, whole/alone), append(smalls, pieces/alone)
 	}
-	p.d.Results = append(p.d.Results, pipe.result(), engine.result())
-	return median(ratios), nil
+	p.d.Results = append(p.d.Results, pipe.result(), parts.result(), engine.result())
+	return median(longs), median(smalls), nil
 }
 
-// jobs runs jobs over the same n batches, as many at a time as are admitted to the queue, and returns images per second from the first
+// jobs runs the same job several times, as many at a time as are admitted to the queue, and returns images per second from the first
 // submission to the last stored result.
-func (p *pipeline) jobs(ctx context.Context, name string, n, jobs int) (float64, error) {
-	doc, err := json.Marshal(wire.JobDoc{Model: name, Data: wire.DefaultData, From: 1, To: n})
+func (p *pipeline) jobs(ctx context.Context, query wire.JobDoc, jobs int) (float64, error) {
+	doc, err := json.Marshal(query)
 	if err != nil {
 		return 0, err
 	}
@@ -169,7 +204,7 @@ func (p *pipeline) jobs(ctx context.Context, name string, n, jobs int) (float64,
 		if e.last.After(last) {
 			last = e.last
 		}
-		outcome, err := cluster.Collect(ctx, p.api, e.job, 1, n)
+		outcome, err := cluster.Collect(ctx, p.api, e.job, query.From, query.To)
 		if err != nil {
 			return 0, err
 		}
