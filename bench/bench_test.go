@@ -146,7 +146,7 @@ func TestPipeline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := names(d.Ratios, func(r bench.Ratio) string { return r.Name }); !slices.Equal(got, []string{"pipeline_to_engine", "pipeline_to_engine/mlp"}) {
+	if got := names(d.Ratios, func(r bench.Ratio) string { return r.Name }); !slices.Equal(got, []string{"pipeline_to_engine", "pipeline_to_engine/mlp", "small_jobs_to_engine/mlp"}) {
 		t.Errorf("ratios %v", got)
 	}
 	if d.Ratios[0].Value <= 0 || d.Counts != (bench.Counts{}) || !d.OK {

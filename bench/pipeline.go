@@ -175,7 +175,8 @@ func (p *pipeline) measure(ctx context.Context, name string) (long, small float6
 	return median(longs), median(smalls), nil
 }
 
-// jobs runs the same job several times, as many at a time as are admitted to the queue, and returns images per second from the first
+// jobs runs the same job several times, as many at a time as are admitted to the
+// queue, and returns images per second from the first
 // submission to the last stored result.
 func (p *pipeline) jobs(ctx context.Context, query wire.JobDoc, jobs int) (float64, error) {
 	doc, err := json.Marshal(query)

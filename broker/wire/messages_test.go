@@ -41,6 +41,28 @@ func TestResultKeepsEveryBit(t *testing.T) {
 	}
 }
 
+// Classes and labels that fit take a byte each.
+func TestNarrowResult(t *testing.T) {
+	want := someResult()
+	b := &want.Batches[0]
+	b.Class, b.Prob, b.Labels = []int32{7, 255}, []float32{0.5, 0.25}, []int32{0, 9}
+	p := want.Marshal()
+	if !bytes.HasSuffix(p, []byte("}\n\a\xff\x00\x00\x00\x3f\x00\x00\x80\x3e\x00\t")) {
+		t.Errorf("values are not packed as documented: %q", p)
+	}
+	got, err := wire.ParseResult(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v became %+v", want, got)
+	}
+	b.Labels[1] = 256
+	if got, err := wire.ParseResult(want.Marshal()); err != nil || got.Batches[0].Labels[1] != 256 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestBadResultsAreRefused(t *testing.T) {
 	for what, change := range map[string]func(*wire.Result){
 		"another version":          func(r *wire.Result) { r.Schema = 2 },

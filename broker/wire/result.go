@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -45,6 +46,9 @@ type BatchResult struct {
 	Nanos int64 `json:"ns"`
 	// Probs says that the model gave probabilities.
 	Probs bool `json:"probs,omitempty"`
+	// Narrow says that classes and labels are all within 0 and 255, and written in
+	// a byte each.
+	Narrow bool `json:"narrow,omitempty"`
 	// Class is the predicted class of each image, Prob its probability (nil
 	// without Probs), Labels the true class (nil unless Labeled). They follow the
 	// JSON of the result, see [Result.Marshal].
@@ -85,27 +89,72 @@ type Progress struct {
 }
 
 // Marshal encodes the result: one line of JSON, and after it, for each batch in
-// turn, the classes, the probabilities and the labels of its images, four bytes a
-// value, little-endian. Every bit of a prediction survives, and whoever needs the
-// figures only doesn't pay for the predictions.
+// turn, the classes, the probabilities and the labels of its images,
+// little-endian. A probability takes four bytes; a class and a label take one each
+// where the batch is Narrow, else four. Every bit of a prediction survives, and
+// whoever needs the figures only doesn't pay for the predictions.
 func (r *Result) Marshal() []byte {
-	for i := range r.Batches {
-		r.Batches[i].Probs = len(r.Batches[i].Prob) > 0
-	}
-	p := append(mustMarshal(r), '\n')
+	size := 0
 	for i := range r.Batches {
 		b := &r.Batches[i]
-		for _, v := range b.Class {
-			p = binary.LittleEndian.AppendUint32(p, uint32(v))
-		}
+		b.Probs = len(b.Prob) > 0
+		b.Narrow = narrow(b.Class) && narrow(b.Labels)
+		size += b.size(len(b.Class), len(b.Prob), len(b.Labels))
+	}
+	line := mustMarshal(r)
+	p := append(slices.Grow(line, 1+size), '\n')
+	for i := range r.Batches {
+		b := &r.Batches[i]
+		p = b.appendInts(p, b.Class)
 		for _, v := range b.Prob {
 			p = binary.LittleEndian.AppendUint32(p, math.Float32bits(v))
 		}
-		for _, v := range b.Labels {
+		p = b.appendInts(p, b.Labels)
+	}
+	return p
+}
+
+// narrow says whether every value fits into a byte.
+func narrow(values []int32) bool {
+	for _, v := range values {
+		if v < 0 || v > math.MaxUint8 {
+			return false
+		}
+	}
+	return true
+}
+
+// size is the bytes of the values of a batch.
+func (b *BatchResult) size(classes, probs, labels int) int {
+	if b.Narrow {
+		return classes + 4*probs + labels
+	}
+	return 4 * (classes + probs + labels)
+}
+
+func (b *BatchResult) appendInts(p []byte, values []int32) []byte {
+	for _, v := range values {
+		if b.Narrow {
+			p = append(p, byte(v))
+		} else {
 			p = binary.LittleEndian.AppendUint32(p, uint32(v))
 		}
 	}
 	return p
+}
+
+// takeInts takes values off the front of p.
+func (b *BatchResult) takeInts(values []int32, p []byte) (rest []byte) {
+	if b.Narrow {
+		for i := range values {
+			values[i] = int32(p[i])
+		}
+		return p[len(values):]
+	}
+	for i := range values {
+		values[i] = int32(binary.LittleEndian.Uint32(p[4*i:]))
+	}
+	return p[4*len(values):]
 }
 
 // ParseResult decodes a result and checks that its parts agree, so that whoever
@@ -169,7 +218,7 @@ func (b *BatchResult) decode(batch int, p []byte) (rest []byte, err error) {
 	switch {
 	case b.Batch != batch:
 		return nil, fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
-	case b.Images < 0 || b.Images > len(p)/4:
+	case b.Images < 0 || b.Images > len(p):
 		return nil, fmt.Errorf("batch %d: %d images in %d bytes", batch, b.Images, len(p))
 	case b.Correct < 0 || b.Correct > labels || b.Nanos < 0:
 		return nil, fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
@@ -183,22 +232,13 @@ func (b *BatchResult) decode(batch int, p []byte) (rest []byte, err error) {
 	if b.Labeled {
 		b.Labels = make([]int32, b.Images)
 	}
-	if need := 4 * (len(b.Class) + len(b.Prob) + len(b.Labels)); len(p) < need {
+	if need := b.size(len(b.Class), len(b.Prob), len(b.Labels)); len(p) < need {
 		return nil, fmt.Errorf("batch %d: %d bytes for %d images, %d are needed", batch, len(p), b.Images, need)
 	}
-	next := func() uint32 {
-		v := binary.LittleEndian.Uint32(p)
-		p = p[4:]
-		return v
-	}
-	for i := range b.Class {
-		b.Class[i] = int32(next())
-	}
+	p = b.takeInts(b.Class, p)
 	for i := range b.Prob {
-		b.Prob[i] = math.Float32frombits(next())
+		b.Prob[i] = math.Float32frombits(binary.LittleEndian.Uint32(p[4*i:]))
 	}
-	for i := range b.Labels {
-		b.Labels[i] = int32(next())
-	}
+	p = b.takeInts(b.Labels, p[4*len(b.Prob):])
 	return p, nil
 }

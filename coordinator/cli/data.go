@@ -21,7 +21,7 @@ func (a *app) dataCommand() *cobra.Command {
 	return group("data", "data sets: fetch, import, ls", a.dataFetch(), a.dataImport(), a.dataLs())
 }
 
-// maxBatchSize keeps the result of a batch, 12 bytes an image, well within a message.
+// maxBatchSize keeps the result of a batch, up to 12 bytes an image, well within a message.
 const maxBatchSize = 10_000
 
 func (a *app) dataImport() *cobra.Command {

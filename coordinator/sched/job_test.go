@@ -52,9 +52,10 @@ func TestTaskSize(t *testing.T) {
 		want    int
 	}{
 		{1000, Experience{}, 2, 1},
-		{1000, Experience{25 * time.Millisecond, 100}, 2, 3},
+		{1000, Experience{30 * time.Millisecond, 100}, 2, 3},
 		{1000, Experience{time.Second, 100}, 2, 1},
-		{1000, Experience{time.Microsecond, 100}, 2, maxTaskSize},
+		{10_000, Experience{time.Microsecond, 100}, 2, maxTaskSize},
+		{1000, Experience{time.Microsecond, 100}, 2, 125},
 		{1000, Experience{time.Microsecond, 16_000}, 2, 4},
 		{1000, Experience{time.Microsecond, 1e9}, 2, 1},
 		{16, Experience{time.Millisecond, 100}, 2, 2},

@@ -10,13 +10,13 @@ const (
 	// targetTask is the work in a task: long enough that its bookkeeping does
 	// not count, short enough that a new job starts soon and little is lost
 	// with a node.
-	targetTask = 75 * time.Millisecond
+	targetTask = 100 * time.Millisecond
 	// tasksPerSlot is how many tasks a slot should get at least, so that the
 	// nodes finish a job at about the same time.
 	tasksPerSlot = 4
 	// maxTaskSize and maxTaskImages keep a task's result within one message,
-	// whatever its time: an image takes 12 bytes there.
-	maxTaskSize   = 64
+	// whatever its time: an image takes up to 12 bytes there.
+	maxTaskSize   = 512
 	maxTaskImages = 64_000
 )
 
