@@ -8,19 +8,28 @@ package kernel
 // depthwiseEnd is what happens to a sum: it begins at bias and is limited to lo..hi; NaN stays.
 type depthwiseEnd struct{ bias, lo, hi float32 }
 
-// depthwiseColumn is a column of results as wide as a register, or what there is.
+// depthwiseColumn is a column of results as wide as a register, or two, or what there is, in some channels.
 type depthwiseColumn struct {
-	rows    int
-	at      []int     // for each row of the image: where it begins in x, in bytes; negative for a row of zeros
-	x, zero []float32 // the image, one row of zeros
-	col     int       // column of the image under the first element of the window; negative in the padding
-	weights []float32
-	end     *depthwiseEnd
-	masks   []uint32 // by depthwiseMasks
-	full    bool     // all lanes are stored
-	y       []float32
-	ldy     int
-	ahead   int // elements of x to fetch early: the distance of the next channel
+	channels, rows int
+	at             []int     // for each row of the image: where it begins in x, in bytes; negative for a row of zeros
+	x, zero        []float32 // the image, one row of zeros
+	xstep          int       // from channel to channel
+	col            int       // column of the image under the first element of the window; negative in the padding
+	weights        []float32
+	bias           []float32 // nil for none
+	end            *depthwiseEnd
+	masks          []uint32 // by depthwiseMasks
+	pair           bool     // two columns
+	full           bool     // all lanes are stored
+	y              []float32
+	ystep, ldy     int
+	ahead          int // elements of x to fetch early: the distance of the next channel
+}
+
+// depthwiseSpan is where a depthwiseColumn lies.
+type depthwiseSpan struct {
+	from, masks, words int
+	pair, full         bool
 }
 
 // depthwisePlan is the layout of one call of Depthwise.
@@ -30,6 +39,7 @@ type depthwisePlan struct {
 	at     []int
 	zero   []float32
 	masks  []uint32
+	spans  []depthwiseSpan
 	line   shift
 	lined  bool
 }
@@ -37,12 +47,16 @@ type depthwisePlan struct {
 // lineResults is how many results a line computes at a time, so that they stay in the first-level cache.
 const lineResults = 4096
 
+// zeroMargin is how many elements lie on either side of the row of zeros. Nothing of them is used, but a load whose unused lanes lie in a
+// page that is not in memory takes a hundred times as long.
+const zeroMargin = 64
+
 // DepthwiseSpace is how many floats of a [Workspace] [Workspace.Depthwise] takes at most.
 func DepthwiseSpace(g Window) int64 {
 	g.C = 1
 	g.defaults()
 	s := newShift(&g)
-	return int64(s.planes)*int64(s.h)*int64(s.w) + int64(max(lineResults, s.w)) + int64(g.W) + 2*int64(g.H) + int64(g.KH*g.KW) + 4*int64(g.OutH()+g.OutW())
+	return int64(s.planes)*int64(s.h)*int64(s.w) + int64(max(lineResults, s.w)) + int64(g.W+2*zeroMargin) + 2*int64(g.H) + int64(g.KH*g.KW) + 4*int64(g.OutH()+g.OutW())
 }
 
 // Depthwise computes depthwise convolutions of n images: x holds g.C x H x W each, y gets out x OutH x OutW each. out is a multiple of
@@ -65,11 +79,12 @@ func (w *Workspace) Depthwise(g Window, out int, weights []float32, n int, x, y 
 	if g.C < 1 || out%g.C != 0 {
 		panic("kernel: the results are no multiple of the channels")
 	}
-	w.depthwise(&g, out, weights, n, x, y, area, bias, act)
+	w.depthwise(&g, out, weights, n, x, g.H*g.W, y, area, bias, act)
 }
 
-// depthwise is Depthwise for results that are plane elements apart from channel to channel.
-func (w *Workspace) depthwise(g *Window, out int, weights []float32, n int, x, y Images, plane int, bias []float32, act Activation) {
+// depthwise is Depthwise for images of plane elements a channel, of which some are rows above and below the windows, see Expand, and for
+// results that are yplane elements apart from channel to channel.
+func (w *Workspace) depthwise(g *Window, out int, weights []float32, n int, x Images, xplane int, y Images, yplane int, bias []float32, act Activation) {
 	k, size, area := g.KH*g.KW, g.H*g.W, g.OutH()*g.OutW()
 	each := out / g.C
 	one := *g
@@ -78,20 +93,29 @@ func (w *Workspace) depthwise(g *Window, out int, weights []float32, n int, x, y
 	lv := w.vectors()
 	p.plan(w, g, lv)
 	p.end.lo, p.end.hi = act.limits()
+	p.column.xstep, p.column.ystep = xplane, yplane
+	at := 1 // channels at a time
+	if each == 1 && !p.lined && len(p.spans) == 1 {
+		at = out // there is one column, so that a channel is done before the next one
+	}
 	for i := range n {
-		for o := range out {
-			p.end.bias = 0
+		for o := 0; o < out; o += at {
+			img, dst := x.F[i*x.Stride+o/each*xplane:][:(at-1)*xplane+size], y.F[i*y.Stride+o*yplane:][:(at-1)*yplane+area]
+			var begin []float32
 			if bias != nil {
-				p.end.bias = bias[o]
+				begin = bias[o:][:at]
 			}
-			img, dst := x.F[i*x.Stride+o/each*size:][:size], y.F[i*y.Stride+o*plane:][:area]
 			if p.lined {
+				p.end.bias = 0
+				if begin != nil {
+					p.end.bias = begin[0]
+				}
 				w.depthwiseLine(g, lv, img, weights[o*k:][:k], dst)
 			} else {
-				p.columns(g, lv, img, weights[o*k:][:k], dst)
+				p.columns(g, lv, at, img, weights[o*k:][:at*k], begin, dst)
 			}
-			if !act.isLimit() {
-				w.Apply(act, dst, dst)
+			for c := 0; c < at && !act.isLimit(); c++ {
+				w.Apply(act, dst[c*yplane:][:area], dst[c*yplane:][:area])
 			}
 		}
 	}
@@ -113,7 +137,7 @@ func (p *depthwisePlan) plan(w *Workspace, g *Window, lv vectorLevel) {
 		}
 		return
 	}
-	p.zero = grow(p.zero, g.W)
+	p.zero = grow(p.zero, g.W+2*zeroMargin)
 	clear(p.zero)
 	p.at = p.at[:0]
 	for i := range (g.OutH()-1)*g.StrideH + g.KH + g.StrideH { // the last step reads places of rows it does not need
@@ -123,11 +147,29 @@ func (p *depthwisePlan) plan(w *Workspace, g *Window, lv vectorLevel) {
 		}
 		p.at = append(p.at, 4*y*g.W)
 	}
-	p.masks = p.masks[:0]
-	for j := 0; j < g.OutW(); j += lv.lanes() {
-		p.masks = depthwiseMasks(p.masks, g, j, lv.lanes())
+	p.spread(g, lv.lanes())
+	p.column = depthwiseColumn{rows: g.OutH(), at: p.at, zero: p.zero[zeroMargin:], end: &p.end, ldy: g.OutW(), ahead: g.H * g.W}
+}
+
+// spread cuts the results into columns.
+func (p *depthwisePlan) spread(g *Window, lanes int) {
+	p.masks, p.spans = p.masks[:0], p.spans[:0]
+	whole := true // all lanes of the column before are there, but for some of the first load
+	for j := 0; j < g.OutW(); j += lanes {
+		s := depthwiseSpan{from: j, masks: len(p.masks), full: j+lanes <= g.OutW()}
+		p.masks = depthwiseMasks(p.masks, g, j, lanes)
+		s.words = len(p.masks) - s.masks
+		if n := len(p.spans); n > 0 && whole && lanes == 16 && g.KW == 3 && !p.spans[n-1].pair {
+			p.spans[n-1].pair, p.spans[n-1].full = true, s.full
+			p.spans[n-1].words += s.words
+			continue
+		}
+		whole = true
+		for _, m := range p.masks[s.masks+g.StrideW:] {
+			whole = whole && m == 1<<lanes-1
+		}
+		p.spans = append(p.spans, s)
 	}
-	p.column = depthwiseColumn{rows: g.OutH(), at: p.at, zero: p.zero, end: &p.end, ldy: g.OutW(), ahead: g.H * g.W}
 }
 
 func grow[T any](s []T, n int) []T {
@@ -138,13 +180,22 @@ func grow[T any](s []T, n int) []T {
 }
 
 // depthwiseMasks appends the masks for results from column j on: which lanes of each load lie in the image, then which results there are.
-// With stride 1 load i begins at column i of the window, with stride 2 loads i and i+1 are two registers that begin at column i for even i.
+// With stride 1 load i begins at column i of the window. With stride 2 and 8 lanes loads i and i+1 are two registers that begin at column
+// i for even i; with 16 lanes load 0 is column 0 alone, for all lanes or none, and loads i and i+1 begin at column i for odd i.
 func depthwiseMasks(list []uint32, g *Window, j, lanes int) []uint32 {
 	col := j*g.StrideW - g.PadLeft
-	for i := range g.KW + g.StrideW - 1 {
+	loads, pairs := g.KW, 0
+	switch {
+	case g.StrideW == 2 && lanes == 8:
+		loads = g.KW + 1
+	case g.StrideW == 2:
+		pairs = 1
+		list = laneMask(list, lanes*max(0, -col, col-g.W+1), lanes, lanes)
+	}
+	for i := pairs; i < loads; i++ {
 		from := col + i
 		if g.StrideW == 2 {
-			from = col + i&^1 + i&1*lanes
+			from = col + pairs + (i-pairs)&^1 + (i-pairs)&1*lanes
 		}
 		list = laneMask(list, -from, g.W-from, lanes)
 	}
@@ -170,13 +221,13 @@ func laneMask(list []uint32, lo, hi, lanes int) []uint32 {
 	return append(list, bits)
 }
 
-// columns computes one channel.
-func (p *depthwisePlan) columns(g *Window, lv vectorLevel, img, weights, dst []float32) {
-	c, lanes, ow := &p.column, lv.lanes(), p.column.ldy
-	c.x, c.weights = img, weights
-	words := len(p.masks) / ((ow + lanes - 1) / lanes)
-	for i, j := 0, 0; j < ow; i, j = i+words, j+lanes {
-		c.col, c.full, c.masks, c.y = j*g.StrideW-g.PadLeft, j+lanes <= ow, p.masks[i:i+words], dst[j:]
+// columns computes some channels.
+func (p *depthwisePlan) columns(g *Window, lv vectorLevel, channels int, img, weights, bias, dst []float32) {
+	c := &p.column
+	c.channels, c.x, c.weights, c.bias = channels, img, weights, bias
+	for i := range p.spans {
+		s := &p.spans[i]
+		c.col, c.full, c.pair, c.masks, c.y = s.from*g.StrideW-g.PadLeft, s.full, s.pair, p.masks[s.masks:][:s.words], dst[s.from:]
 		lv.depthwise(g.KH, g.StrideH, c)
 	}
 }

@@ -92,6 +92,7 @@ func TestDepthwiseAddsInOneOrder(t *testing.T) {
 				want = got
 			}
 			w.depth.plan(&w, &g, lined{lv})
+			w.depth.end.bias = weights[0]
 			line := make([]float32, area)
 			if area > 0 {
 				w.depthwiseLine(&g, lv, x, weights, line)

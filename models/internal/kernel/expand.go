@@ -7,19 +7,23 @@ package kernel
 // expandCache is how many floats of the image and of what lies between are worked on at a time.
 const expandCache = 128 << 10
 
-// expandLeast is how many places an image has at least for that; the tiles of smaller ones are better filled from several images.
+// expandLeast is how many places an image has at least to be cut into strips for that; smaller ones are laid side by side, to fill tiles.
 const expandLeast = 512
 
 // SuitsExpand says whether [Workspace.Expand] can do the convolution p over g and a depthwise one after it.
 func (p *PackedConv) SuitsExpand(g Window) bool {
 	g.defaults()
-	return p.pointwise(&g, &Epilogue{}) && g.H*g.W >= expandLeast
+	return p.pointwise(&g, &Epilogue{}) && g.H*g.W > 0
 }
 
 // ExpandSpace is how many floats of a [Workspace] [Workspace.Expand] takes at most.
 func (p *PackedConv) ExpandSpace(g, dg Window) int64 {
-	mr, _ := p.lv.tile()
-	return int64(mr)*int64(g.H)*int64(g.W) + int64(p.k) + DepthwiseSpace(dg)
+	mr, nr := p.lv.tile()
+	each, rows := int64(g.H)*int64(g.W), int64(p.k+mr)
+	if each < expandLeast {
+		return max(expandCache, rows*each) + rows*int64(nr) + int64(p.k) + DepthwiseSpace(dg)
+	}
+	return int64(mr)*each + int64(p.k) + DepthwiseSpace(dg)
 }
 
 // Expand is [Workspace.Conv] of p over g, for which SuitsExpand holds, and then [Workspace.Depthwise] with one result a channel, of windows
@@ -41,11 +45,14 @@ func (w *Workspace) Expand(p *PackedConv, g Window, e Epilogue, between Activati
 	}
 	w.level, w.end = p.lv, e
 	t := expansion{p: p, lv: p.lv.(shifter), g: g, dg: dg, weights: weights, bias: bias, between: between, act: act}
+	w.rowOff = grow(w.rowOff, p.k)
+	if each < expandLeast {
+		t.beside(w, n, x, y)
+		return
+	}
 	mr, _ := t.lv.tile()
-	off := grow(w.rowOff, p.k)
-	w.rowOff = off
-	for c := range off {
-		off[c] = uint32(c * each)
+	for c := range w.rowOff {
+		w.rowOff[c] = uint32(c * each)
 	}
 	strips := t.strips()
 	t.wide = space(&w.wide, mr*each)
@@ -103,7 +110,42 @@ func (t *expansion) run(w *Workspace, row, rows int, img, out []float32) {
 		if t.bias != nil {
 			bias = t.bias[c:][:h]
 		}
-		w.depthwise(&dg, h, t.weights[c*k:][:h*k], 1, Images{t.wide, h * n}, Images{out[c*area+row*ow:], 0}, area, bias, t.act)
+		w.depthwise(&dg, h, t.weights[c*k:][:h*k], 1, Images{t.wide, h * n}, n, Images{out[c*area+row*ow:], 0}, area, bias, t.act)
 		c += h
+	}
+}
+
+// beside computes n images, some side by side at a time.
+func (t *expansion) beside(w *Workspace, n int, x, y Images) {
+	p, dg := t.p, t.dg
+	each, area, k := t.g.H*t.g.W, dg.OutH()*dg.OutW(), dg.KH*dg.KW
+	mr, nr := t.lv.tile()
+	groups := even(n, max(1, expandCache/((p.k+mr)*each)))
+	for i := 0; i < n && !w.stopped(); i += groups.size(i) {
+		images := groups.size(i)
+		ld := (images*each + nr - 1) / nr * nr
+		for c := range w.rowOff {
+			w.rowOff[c] = uint32(c * ld)
+		}
+		buf := space(&w.wide, (p.k+mr)*ld)
+		side, wide := buf[:p.k*ld], buf[p.k*ld:]
+		sideBySide(side, ld, p.k, Images{x.F[i*x.Stride:], x.Stride}, images, each)
+		for c := 0; c < p.out; {
+			h := p.rows.size(c)
+			var bias []float32
+			if w.end.Bias != nil {
+				bias = w.end.Bias[c:][:h]
+			}
+			t.lv.shift(h, ld, (p.k-1)*ld, p.panels[c*p.k:][:h*p.k], w.rowOff, side, wide, ld, bias, &w.end)
+			if t.between.Func != Identity {
+				w.Apply(t.between, wide[:h*ld], wide[:h*ld])
+			}
+			dg.C, bias = h, nil
+			if t.bias != nil {
+				bias = t.bias[c:][:h]
+			}
+			w.depthwise(&dg, h, t.weights[c*k:][:h*k], images, Images{wide, each}, ld, Images{y.F[i*y.Stride+c*area:], y.Stride}, area, bias, t.act)
+			c += h
+		}
 	}
 }

@@ -17,6 +17,9 @@ func TestExpandIsTwoConvolutions(t *testing.T) {
 			if trial%6 == 0 {
 				c, h, width = 300, 60, 64 // several strips
 			}
+			if trial%3 == 1 {
+				h, width = 1+r.IntN(20), 1+r.IntN(20) // images side by side
+			}
 			g := Window{C: c, H: h, W: width, KH: 1, KW: 1}
 			size := 3 + 2*r.IntN(2)
 			dg := Window{C: out, H: h, W: width, KH: size, KW: size, StrideH: 1 + r.IntN(2), PadTop: r.IntN(3), PadBottom: r.IntN(3),
@@ -30,7 +33,10 @@ func TestExpandIsTwoConvolutions(t *testing.T) {
 				continue
 			}
 			tried++
-			const n = 2
+			n := 1 + r.IntN(4)
+			if trial%9 == 1 {
+				n = 400 // several groups
+			}
 			x, checkX := guarded(r, n*c*h*width)
 			area := dg.OutH() * dg.OutW()
 			got, checkY := guarded(r, n*out*area)
@@ -52,7 +58,7 @@ func TestExpandIsTwoConvolutions(t *testing.T) {
 				t.Fatalf("level %s: %d channels to %d, %+v: results differ", lv.name(), c, out, dg)
 			}
 		}
-		if _, ok := lv.(shifter); ok && tried < 20 {
+		if _, ok := lv.(shifter); ok && tried < 60 {
 			t.Errorf("level %s: only %d tried", lv.name(), tried)
 		}
 	}

@@ -46,14 +46,19 @@ func (w *Workspace) pointwise(p *PackedConv, g *Window, n int, x, y Images, e *E
 		cols := t.images * t.area
 		t.ld, t.direct = (cols+nr-1)/nr*nr, false // whole tiles, whose rows begin at the begin of a cache line
 		side := space(&w.image, p.k*t.ld)
-		for c := range p.k {
-			row := side[c*t.ld:][:t.ld]
-			for j := range t.images {
-				copy(row[j*t.area:][:t.area], img[j*x.Stride+c*t.area:])
-			}
-			clear(row[cols:])
-		}
+		sideBySide(side, t.ld, p.k, Images{img, x.Stride}, t.images, t.area)
 		t.run(w, side)
+	}
+}
+
+// sideBySide lays each channel of n images of so many places into a row of dst, with zeros behind them.
+func sideBySide(dst []float32, ld, channels int, x Images, n, area int) {
+	for c := range channels {
+		row := dst[c*ld:][:ld]
+		for j := range n {
+			copy(row[j*area:][:area], x.F[j*x.Stride+c*area:])
+		}
+		clear(row[n*area:])
 	}
 }
 

@@ -215,34 +215,62 @@ func unzipx16(blocks int, x *float32, even *float32, odd *float32)
 //go:noescape
 func tapsx16(k int, off *uint32, w *float32, n int, x *float32, y *float32, ends *float32)
 
-// depthwise3s1x16 computes a column of results of a 3 x 3 convolution with stride 1: y[r*ldy+j] = clip(ends[0] + sum of
+// depthwise3s1x16 computes a column of results of a 3 x 3 convolution with stride 1: y[r*ldy+j] = clip(bias[0] + sum of
 // w[p*3+q] * row(1*r+p)[col+1*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
-// clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*1. masks are those of package kernel's
-// depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*1. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 1 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
 //
 //go:noescape
-func depthwise3s1x16(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int, ahead int)
+func depthwise3s1x16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)
 
-// depthwise3s2x16 computes a column of results of a 3 x 3 convolution with stride 2: y[r*ldy+j] = clip(ends[0] + sum of
+// depthwise3s2x16 computes a column of results of a 3 x 3 convolution with stride 2: y[r*ldy+j] = clip(bias[0] + sum of
 // w[p*3+q] * row(2*r+p)[col+2*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
-// clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*2. masks are those of package kernel's
-// depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*2. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 2 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
 //
 //go:noescape
-func depthwise3s2x16(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int, ahead int)
+func depthwise3s2x16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)
 
-// depthwise5s1x16 computes a column of results of a 5 x 5 convolution with stride 1: y[r*ldy+j] = clip(ends[0] + sum of
+// depthwise5s1x16 computes a column of results of a 5 x 5 convolution with stride 1: y[r*ldy+j] = clip(bias[0] + sum of
 // w[p*5+q] * row(1*r+p)[col+1*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
-// clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has 4 more elements than rows*1. masks are those of package kernel's
-// depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 4 more elements than rows*1. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 1 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
 //
 //go:noescape
-func depthwise5s1x16(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int, ahead int)
+func depthwise5s1x16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)
 
-// depthwise5s2x16 computes a column of results of a 5 x 5 convolution with stride 2: y[r*ldy+j] = clip(ends[0] + sum of
+// depthwise5s2x16 computes a column of results of a 5 x 5 convolution with stride 2: y[r*ldy+j] = clip(bias[0] + sum of
 // w[p*5+q] * row(2*r+p)[col+2*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
-// clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has 4 more elements than rows*2. masks are those of package kernel's
-// depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 4 more elements than rows*2. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 2 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
 //
 //go:noescape
-func depthwise5s2x16(rows int, at *int, x *float32, zero *float32, col int, w *float32, ends *float32, masks *uint32, full int, y *float32, ldy int, ahead int)
+func depthwise5s2x16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)
+
+// depthwise3s1pairx16 computes two columns side by side of results of a 3 x 3 convolution with stride 1: y[r*ldy+j] = clip(bias[0] + sum of
+// w[p*3+q] * row(1*r+p)[col+1*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*1. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 1 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
+//
+//go:noescape
+func depthwise3s1pairx16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)
+
+// depthwise3s2pairx16 computes two columns side by side of results of a 3 x 3 convolution with stride 2: y[r*ldy+j] = clip(bias[0] + sum of
+// w[p*3+q] * row(2*r+p)[col+2*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and
+// clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by
+// a kernel. Elements of x that are ahead behind those in use are prefetched. at has 2 more elements than rows*2. masks are those of package
+// kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of
+// two columns only the first 2 masks count, all other lanes are there. p and q ascend, with fused multiply-adds.
+//
+//go:noescape
+func depthwise3s2pairx16(channels int, rows int, at *int, x *float32, zero *float32, xstep int, col int, w *float32, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep int, ldy int, ahead int)

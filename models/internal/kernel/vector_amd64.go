@@ -30,53 +30,67 @@ func (vector16) lanes() int   { return 16 }
 
 // check panics when a column reaches beyond its slices; what it reads of the image is limited by its rows and masks.
 func (c *depthwiseColumn) check(size, stride, lanes, loads int) {
-	words := 1
+	words, width, list := 1, 1, loads+1
 	if lanes == 8 {
 		words = 8
 	}
-	_, _, _ = c.weights[size*size-1], c.at[c.rows*stride+(size-1)/stride*stride-1], c.masks[(loads+1)*words-1]
-	_, _ = c.x[0], c.zero[0]
-	width := lanes
-	if !c.full {
-		width = 1
+	if c.full {
+		width = lanes
 	}
-	_ = c.y[(c.rows-1)*c.ldy+width-1]
+	if c.pair {
+		width, list = width+lanes, 2*list
+	}
+	_, _, _ = c.weights[c.channels*size*size-1], c.at[c.rows*stride+(size-1)/stride*stride-1], c.masks[list*words-1]
+	_, _ = c.x[(c.channels-1)*c.xstep], c.zero[0]
+	_ = c.y[(c.channels-1)*c.ystep+(c.rows-1)*c.ldy+width-1]
 }
 
-func (c *depthwiseColumn) fullness() int {
+// depthwiseKernel is a kernel of _gen/vector.
+type depthwiseKernel func(channels, rows int, at *int, x, zero *float32, xstep, col int, w, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep, ldy, ahead int)
+
+// run calls f for the column.
+func (c *depthwiseColumn) run(f depthwiseKernel) {
+	full, bias, step := 0, &zeroBias, 0
 	if c.full {
-		return 1
+		full = 1
 	}
-	return 0
+	if c.bias != nil {
+		_, bias, step = c.bias[c.channels-1], &c.bias[0], 1
+	}
+	f(c.channels, c.rows, &c.at[0], &c.x[0], &c.zero[0], c.xstep, c.col, &c.weights[0], bias, step, &c.end.lo, &c.masks[0], full, &c.y[0], c.ystep, c.ldy, c.ahead)
 }
+
+var zeroBias float32
 
 func (vector8) depthwise(size, stride int, c *depthwiseColumn) {
 	c.check(size, stride, 8, size+stride-1)
-	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
 	switch {
 	case size == 3 && stride == 1:
-		depthwise3s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise3s1x8)
 	case size == 3:
-		depthwise3s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise3s2x8)
 	case stride == 1:
-		depthwise5s1x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise5s1x8)
 	default:
-		depthwise5s2x8(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise5s2x8)
 	}
 }
 
 func (vector16) depthwise(size, stride int, c *depthwiseColumn) {
-	c.check(size, stride, 16, size+stride-1)
-	x, zero, w, end, masks, y := &c.x[0], &c.zero[0], &c.weights[0], &c.end.bias, &c.masks[0], &c.y[0]
+	c.check(size, stride, 16, size)
 	switch {
+	case size == 3 && stride == 1 && c.pair:
+		c.run(depthwise3s1pairx16)
+	case size == 3 && c.pair:
+		c.run(depthwise3s2pairx16)
 	case size == 3 && stride == 1:
-		depthwise3s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise3s1x16)
 	case size == 3:
-		depthwise3s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise3s2x16)
 	case stride == 1:
-		depthwise5s1x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise5s1x16)
 	default:
-		depthwise5s2x16(c.rows, &c.at[0], x, zero, c.col, w, end, masks, c.fullness(), y, c.ldy, c.ahead)
+		c.run(depthwise5s2x16)
 	}
 }
 

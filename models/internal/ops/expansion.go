@@ -35,7 +35,7 @@ func NewExpansion(first Op, inputs int, second Op) Op {
 	return e
 }
 
-// expansionBlock is how many results of the first lie between the two at least, where images are too small for [kernel.Workspace.Expand].
+// expansionBlock is how many results of the first lie between the two at least, where [kernel.Workspace.Expand] can't do both.
 const expansionBlock = 128 << 10
 
 // inputsOfSecond returns the inputs of the second with a value of the given shape before them.
@@ -95,7 +95,7 @@ func (e *expansion) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	if !whole {
 		step = e.step(in, first)
 	} else if t != nil {
-		step = max(1, tailBlock/max(per, 1))
+		step = max(1, tailBlock/max(per, 1), e.first.planar[0].Together(first, images))
 	}
 	for i := 0; i < images && !s.stopped(); i += step {
 		n := min(step, images-i)

@@ -74,12 +74,12 @@ func (u unit) taps() {
 	u.end()
 }
 
-// depthwise is a size x size convolution of one channel with a stride of 1 or 2 in both directions. It walks down a column of the image
-// as wide as a register. Every row of the image is loaded once for each column of the kernel and meets all rows of the kernel at once,
-// each with the sum of another row of the result.
+// depthwise is a size x size convolution of channels with a stride of 1 or 2 in both directions. It walks down columns of the image as
+// wide as a register, one or two side by side. Every row of the image is loaded once for each column of the kernel and meets all rows of
+// the kernel at once, each with the sum of another row of the result.
 type depthwise struct {
 	unit
-	size, stride int
+	size, stride, columns int
 }
 
 // last is the number of sums that are unfinished after a step, and the index of the one that is finished by it.
@@ -89,22 +89,37 @@ func (d depthwise) last() int { return (d.size - 1) / d.stride }
 func (d depthwise) kept() int {
 	switch {
 	case d.wide() && d.stride == 2:
-		return min(d.size*d.size, 20)
+		return min(d.size*d.size, 18)
 	case d.wide():
-		return d.size * d.size
+		return min(d.size*d.size, 23)
 	case d.stride == 1 && d.size == 3:
 		return 6
 	}
 	return 0
 }
 
+// loads is the number of masked loads of a row of the image in a column.
+func (d depthwise) loads() int {
+	if d.stride == 1 || d.wide() {
+		return d.size
+	}
+	return d.size + 1
+}
+
 func (d depthwise) write() {
-	d.text(fmt.Sprintf("depthwise%ds%d", d.size, d.stride),
-		"rows int, at *int, x, zero *float32, col int, w, ends *float32, masks *uint32, full int, y *float32, ldy, ahead int",
-		fmt.Sprintf("computes a column of results of a %d x %d convolution with stride %d: y[r*ldy+j] = clip(ends[0] + sum of", d.size, d.size, d.stride),
+	name := fmt.Sprintf("depthwise%ds%d", d.size, d.stride)
+	what := "a column"
+	if d.columns == 2 {
+		name, what = name+"pair", "two columns side by side"
+	}
+	d.text(name,
+		"channels, rows int, at *int, x, zero *float32, xstep, col int, w, bias *float32, bstep int, limits *float32, masks *uint32, full int, y *float32, ystep, ldy, ahead int",
+		fmt.Sprintf("computes %s of results of a %d x %d convolution with stride %d: y[r*ldy+j] = clip(bias[0] + sum of", what, d.size, d.size, d.stride),
 		fmt.Sprintf("w[p*%d+q] * row(%d*r+p)[col+%d*j+q]) for r < rows, where row(i) begins at[i] bytes after x, or at zero when at[i] is negative, and", d.size, d.stride, d.stride),
-		fmt.Sprintf("clip limits to ends[1] and ends[2]. Elements of x that are ahead behind those in use are prefetched. at has %d more elements than rows*%d. masks are those of package kernel's", d.last()*d.stride, d.stride),
-		"depthwiseMasks; the last says which j are stored, all of them when full is not 0. p and q ascend, with fused multiply-adds.")
+		"clip limits to limits[0] and limits[1]. The next channels follow with x, y and bias moved by xstep, ystep and bstep elements, and w by",
+		fmt.Sprintf("a kernel. Elements of x that are ahead behind those in use are prefetched. at has %d more elements than rows*%d. masks are those of package", d.last()*d.stride, d.stride),
+		"kernel's depthwiseMasks, a list for each column; the last mask says which j are stored, all of them when full is not 0. Of the first of",
+		fmt.Sprintf("two columns only the first %d masks count, all other lanes are there. p and q ascend, with fused multiply-adds.", d.stride))
 	x := Load(Param("x"), GP64())
 	zero := Load(Param("zero"), GP64())
 	col := Load(Param("col"), GP64())
@@ -113,132 +128,217 @@ func (d depthwise) write() {
 	s := &steps{depthwise: d, x: x, zero: zero}
 	s.ahead = Load(Param("ahead"), GP64())
 	SHLQ(Imm(2), s.ahead)
-	s.at = Load(Param("at"), GP64())
 	s.w = Load(Param("w"), GP64())
-	s.ends = Load(Param("ends"), GP64())
+	s.bias = Load(Param("bias"), GP64())
 	masks := Load(Param("masks"), GP64())
-	for i := range d.loads() {
-		s.masks = append(s.masks, d.loadMask(masks, i))
+	for i := range d.columns {
+		some := make([]mask, d.loads()) // none where all lanes are there
+		for j := range some {
+			if i+1 == d.columns || j < d.stride {
+				some[j] = d.loadMask(masks, i*(d.loads()+1)+j)
+			}
+		}
+		s.masks = append(s.masks, some)
 	}
 	var store mask
+	storeAt := d.columns*(d.loads()+1) - 1
 	if d.wide() {
-		store = d.loadMask(masks, d.loads())
+		store = d.loadMask(masks, storeAt)
+		limits := Load(Param("limits"), GP64())
+		s.lo, s.hi = d.broadcast(Mem{Base: limits}), d.broadcast(Mem{Base: limits, Disp: 4})
+		s.begin = d.reg()
+		if d.stride == 2 {
+			s.even, s.odd = d.load(evenLanes()), d.load(oddLanes())
+		}
 	}
-	for i := range d.kept() {
-		s.weights = append(s.weights, d.broadcast(Mem{Base: s.w, Disp: 4 * i}))
-	}
-	if d.wide() && d.stride == 2 {
-		s.even, s.odd = d.load(evenLanes()), d.load(oddLanes())
-	}
-	rows := Load(Param("rows"), GP64())
-	y := Load(Param("y"), GP64())
+	s.weights = d.regs(d.kept())
+	s.at = GP64()
+	rows, y := GP64(), GP64()
 	ldy := Load(Param("ldy"), GP64())
-	SHLQ(Imm(2), ldy) // in bytes
-	s.acc = d.regs(d.last() + 1)
+	SHLQ(Imm(2), ldy)
+	for _, name := range []string{"xstep", "ystep", "bstep"} {
+		SHLQ(Imm(2), param(name)) // in bytes
+	}
+	for range d.columns {
+		s.acc = append(s.acc, d.regs(d.last()+1))
+	}
+	Label("channel")
+	for i, w := range s.weights {
+		VBROADCASTSS(Mem{Base: s.w, Disp: 4 * i}, w)
+	}
+	if d.wide() {
+		VBROADCASTSS(Mem{Base: s.bias}, s.begin)
+	}
+	Load(Param("at"), s.at)
+	Load(Param("rows"), rows)
+	Load(Param("y"), y)
 	for i := range d.last() {
 		s.step(i)
 	}
 	Label("row")
 	s.step(d.last())
-	done := s.acc[0] // the sums have moved by one
-	d.clip(done, Mem{Base: s.ends, Disp: 4}, Mem{Base: s.ends, Disp: 8})
-	{
-		full := Load(Param("full"), GP64())
-		TESTQ(full, full)
-		JZ(LabelRef("some"))
-		VMOVUPS(done, Mem{Base: y})
+	for c, acc := range s.acc {
+		done := acc[0] // the sums have moved by one
+		s.limit(done)
+		to := Mem{Base: y, Disp: c * d.bytes()}
+		if c+1 < d.columns {
+			VMOVUPS(done, to)
+			continue
+		}
+		CMPQ(param("full"), Imm(0))
+		JE(LabelRef("some"))
+		VMOVUPS(done, to)
 		JMP(LabelRef("stored"))
 		Label("some")
 		if !d.wide() {
-			store = d.loadMask(masks, d.loads())
+			store = d.loadMask(Load(Param("masks"), GP64()), storeAt)
 		}
-		d.maskStore(done, Mem{Base: y}, store)
+		d.maskStore(done, to, store)
 		Label("stored")
 	}
 	ADDQ(ldy, y)
 	DECQ(rows)
 	JNZ(LabelRef("row"))
+	ADDQ(param("xstep"), x)
+	ADDQ(Imm(uint64(4*d.size*d.size)), s.w)
+	ADDQ(param("bstep"), s.bias)
+	next := Load(Param("ystep"), GP64())
+	ADDQ(next, param("y"))
+	DECQ(param("channels"))
+	JNZ(LabelRef("channel"))
 	d.end()
 }
 
-// loads is the number of registers that are loaded of a row of the image.
-func (d depthwise) loads() int {
-	if d.stride == 1 {
-		return d.size
+// param is where an argument lies; it may be changed.
+func param(name string) Mem {
+	b, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
 	}
-	return d.size + 1
+	return b.Addr
 }
 
 // steps are the steps down the image: one row of results each.
 type steps struct {
 	depthwise
-	x, zero, at, w, ends, ahead reg.Register
-	masks                       []mask
+	x, zero, at, w, bias, ahead reg.Register
+	masks                       [][]mask // of each column
 	weights                     []reg.VecVirtual
-	even, odd                   reg.VecVirtual
-	acc                         []reg.VecVirtual // of the row of results that is begun, of the one above, ...
+	even, odd, begin, lo, hi    reg.VecVirtual     // when registers are wide, and so there are more of them
+	acc                         [][]reg.VecVirtual // in each column of the row of results that is begun, of the one above, ...
+}
+
+// limit ends a sum.
+func (s *steps) limit(y reg.VecVirtual) {
+	if s.wide() {
+		VMAXPS(y, s.lo, y)
+		VMINPS(y, s.hi, y)
+		return
+	}
+	limits := Load(Param("limits"), GP64())
+	s.clip(y, Mem{Base: limits}, Mem{Base: limits, Disp: 4})
 }
 
 // step takes the next rows of the image; before it only as many sums as known have begun. It ends with acc[i] moved to acc[i+1] and
 // the last in acc[0].
 func (s *steps) step(known int) {
-	VBROADCASTSS(Mem{Base: s.ends}, s.acc[0])
+	for _, acc := range s.acc {
+		if s.wide() {
+			VMOVAPS(s.begin, acc[0])
+		} else {
+			VBROADCASTSS(Mem{Base: s.bias}, acc[0])
+		}
+	}
 	for t := range s.stride {
 		off, p := GP64(), GP64()
 		MOVQ(Mem{Base: s.at, Disp: 8 * t}, off)
 		LEAQ(Mem{Base: s.x, Index: off, Scale: 1}, p)
 		TESTQ(off, off)
 		CMOVQLT(s.zero, p)
-		for i := range s.stride {
+		for i := range s.stride * s.columns {
 			PREFETCHT0(Mem{Base: p, Index: s.ahead, Scale: 1, Disp: 64 * i})
 		}
-		s.row(p, func(kw int, v reg.VecVirtual) {
+		s.row(p, func(kw int, v reg.VecVirtual, acc []reg.VecVirtual) {
 			for i := range known + 1 {
 				if kh := t + s.stride*i; kh < s.size {
-					s.multiply(kh*s.size+kw, v, s.acc[i])
+					s.multiply(kh*s.size+kw, v, acc[i])
 				}
 			}
 		})
 	}
 	ADDQ(Imm(uint64(8*s.stride)), s.at)
-	done := s.reg()
-	n := len(s.acc)
-	VMOVAPS(s.acc[n-1], done)
-	for i := n - 1; i > 0; i-- {
-		VMOVAPS(s.acc[i-1], s.acc[i])
+	for _, acc := range s.acc {
+		done := s.reg()
+		n := len(acc)
+		VMOVAPS(acc[n-1], done)
+		for i := n - 1; i > 0; i-- {
+			VMOVAPS(acc[i-1], acc[i])
+		}
+		VMOVAPS(done, acc[0])
 	}
-	VMOVAPS(done, s.acc[0])
 }
 
-// row calls f with the columns of a row of the image that each column of the kernel meets.
-func (s *steps) row(p reg.Register, f func(kw int, v reg.VecVirtual)) {
-	if s.stride == 1 {
-		for kw := range s.size {
-			f(kw, s.maskLoad(Mem{Base: p, Disp: 4 * kw}, s.masks[kw]))
-		}
-		return
+// part loads what a load of a column reads of a row.
+func (s *steps) part(m Mem, column, load int) reg.VecVirtual {
+	if k := s.masks[column][load]; k.r != nil {
+		return s.maskLoad(m, k)
 	}
-	for kw := 0; kw < s.size; kw += 2 {
-		a := s.maskLoad(Mem{Base: p, Disp: 4 * kw}, s.masks[kw])
-		b := s.maskLoad(Mem{Base: p, Disp: 4*kw + s.bytes()}, s.masks[kw+1])
-		e := s.reg()
-		if s.wide() {
-			VMOVAPS(a, e)
-			VPERMT2PS(b, s.even, e)
-			f(kw, e)
-			if kw+1 < s.size {
-				VPERMT2PS(b, s.odd, a)
-				f(kw+1, a)
+	return s.load(m)
+}
+
+// row calls f with the columns of a row of the image that each column of the kernel meets, for each column of results.
+func (s *steps) row(p reg.Register, f func(kw int, v reg.VecVirtual, acc []reg.VecVirtual)) {
+	switch {
+	case s.stride == 1:
+		for kw := range s.size {
+			for c, acc := range s.acc {
+				f(kw, s.part(Mem{Base: p, Disp: 4*kw + c*s.bytes()}, c, kw), acc)
 			}
-			continue
 		}
-		VSHUFPS(Imm(0x88), b, a, e)
-		VPERMPD(Imm(0xd8), e, e) // the halves of 128 bits were shuffled apart
-		f(kw, e)
-		if kw+1 < s.size {
-			VSHUFPS(Imm(0xdd), b, a, a)
-			VPERMPD(Imm(0xd8), a, a)
-			f(kw+1, a)
+	case s.wide():
+		s.halves(p, f)
+	default:
+		for kw := 0; kw < s.size; kw += 2 {
+			a := s.part(Mem{Base: p, Disp: 4 * kw}, 0, kw)
+			b := s.part(Mem{Base: p, Disp: 4*kw + s.bytes()}, 0, kw+1)
+			e := s.reg()
+			VSHUFPS(Imm(0x88), b, a, e)
+			VPERMPD(Imm(0xd8), e, e) // the halves of 128 bits were shuffled apart
+			f(kw, e, s.acc[0])
+			if kw+1 < s.size {
+				VSHUFPS(Imm(0xdd), b, a, a)
+				VPERMPD(Imm(0xd8), a, a)
+				f(kw+1, a, s.acc[0])
+			}
+		}
+	}
+}
+
+// halves is row for a stride of 2: two registers from an odd column kw of the kernel on hold what it meets and what the next one meets.
+// The first column meets the element before them and then what the third one meets.
+func (s *steps) halves(p reg.Register, f func(kw int, v reg.VecVirtual, acc []reg.VecVirtual)) {
+	var before reg.VecVirtual
+	for c, acc := range s.acc {
+		at := 2 * c * s.bytes()
+		if c == 0 {
+			before = s.reg()
+			VBROADCASTSS_Z(Mem{Base: p}, s.masks[0][0].r, before)
+		}
+		for kw := 1; kw < s.size; kw += 2 {
+			a := s.part(Mem{Base: p, Disp: at + 4*kw}, c, kw)
+			b := s.part(Mem{Base: p, Disp: at + 4*kw + s.bytes()}, c, kw+1)
+			next := s.reg()
+			VMOVAPS(a, next)
+			VPERMT2PS(b, s.odd, next)
+			VPERMT2PS(b, s.even, a)
+			if kw == 1 {
+				first := s.reg()
+				VALIGND(Imm(15), before, next, first)
+				f(0, first, acc)
+				before = next
+			}
+			f(kw, a, acc)
+			f(kw+1, next, acc)
 		}
 	}
 }

@@ -34,8 +34,12 @@ func main() {
 		u.transpose()
 	}
 	u.taps()
-	for _, d := range []depthwise{{u, 3, 1}, {u, 3, 2}, {u, 5, 1}, {u, 5, 2}} {
+	for _, d := range []depthwise{{u, 3, 1, 1}, {u, 3, 2, 1}, {u, 5, 1, 1}, {u, 5, 2, 1}} {
 		d.write()
+	}
+	if u.wide() {
+		depthwise{u, 3, 1, 2}.write()
+		depthwise{u, 3, 2, 2}.write()
 	}
 	Generate()
 }
