@@ -89,7 +89,7 @@ func tryRun(t *testing.T, p []byte) {
 		return
 	}
 	prog, err := Compile(g, Limits{Memory: fuzzMemory})
-	if d := time.Since(began); d > 10*time.Second {
+	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("compiling took %v", d)
 	}
 	if err != nil {

@@ -63,7 +63,7 @@ func TestExpandingTensors(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s (at run: %v) is accepted", name, atRun)
 			}
-			if d := time.Since(began); d > 2*time.Second {
+			if d := time.Since(began); d > 20*time.Second {
 				t.Errorf("%s (at run: %v) took %v", name, atRun, d)
 			}
 		}
@@ -83,7 +83,7 @@ func TestMuchWorkFromSmallFiles(t *testing.T) {
 		m.Init = append(m.Init, tt{Name: "m", Dims: []int64{}, Ints: []int64{1 << 40}}, tt{Name: "x", Dims: []int64{1, 1}, Floats: []float32{1}})
 		began := time.Now()
 		p, err := compile(t, m, Limits{Memory: 1 << 30})
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > 20*time.Second {
 			t.Errorf("%s: compiling took %v", name, d)
 		}
 		if err != nil {
@@ -96,7 +96,7 @@ func TestMuchWorkFromSmallFiles(t *testing.T) {
 		began = time.Now()
 		_, err = p.NewSession().Run(ctx, nil)
 		cancel()
-		if d := time.Since(began); d > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+		if d := time.Since(began); d > 20*time.Second || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s: the run took %v and ended with %v", name, d, err)
 		}
 	}
