@@ -21,6 +21,9 @@ const (
 	bucketState   = "idunno_state"
 	bucketFiles   = "idunno_files"
 	bucketObjects = "idunno_objects"
+	// The client keeps the objects of a bucket in a stream named after it.
+	streamObjects = "OBJ_" + bucketObjects
+	prefixChunks  = "$O." + bucketObjects + ".C."
 	bucketLease   = "idunno_lease"
 )
 
@@ -217,7 +220,7 @@ func (b *Broker) Lease(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // Files opens what the SDFS stands on: its objects and its index.
-func (b *Broker) Files(ctx context.Context) (jetstream.ObjectStore, jetstream.KeyValue, error) {
+func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error) {
 	index, err := b.JS.KeyValue(ctx, bucketFiles)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketFiles, err)
@@ -226,7 +229,25 @@ func (b *Broker) Files(ctx context.Context) (jetstream.ObjectStore, jetstream.Ke
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return objects, index, nil
+	stream, err := b.JS.Stream(ctx, streamObjects)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
+	}
+	return &Objects{objects, stream}, index, nil
+}
+
+// Objects is the bucket of objects.
+type Objects struct {
+	jetstream.ObjectStore
+	stream jetstream.Stream
+}
+
+// Chunk reads the first chunk, from place from of the stream on, of the object
+// whose chunks have the given identifier. It returns [jetstream.ErrMsgNotFound]
+// when there is none. Unlike the client's own reading it needs no consumer, and
+// ends with ctx.
+func (o *Objects) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
+	return o.stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(prefixChunks+id))
 }
 
 // Jobs opens the stream of submissions.

@@ -24,15 +24,24 @@ const (
 // may be called from several goroutines, and any number of processes may have
 // the same store open.
 type Store struct {
-	objects jetstream.ObjectStore
+	objects Objects
 	index   jetstream.KeyValue
 	// now is the clock and stale how long a deleter may seem dead; tests turn both.
 	now   func() time.Time
 	stale time.Duration
 }
 
+// Objects is a bucket of objects whose chunks can be read one by one.
+type Objects interface {
+	jetstream.ObjectStore
+	// Chunk reads the first chunk, from place from of the bucket's stream on, of
+	// the object whose chunks have the identifier id. It returns
+	// [jetstream.ErrMsgNotFound] when there is none.
+	Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error)
+}
+
 // Open makes a store of two buckets that exist already.
-func Open(objects jetstream.ObjectStore, index jetstream.KeyValue) *Store {
+func Open(objects Objects, index jetstream.KeyValue) *Store {
 	return &Store{objects: objects, index: index, now: time.Now, stale: staleAfter}
 }
 

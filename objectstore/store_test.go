@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"idunno/broker"
 	"idunno/broker/brokertest"
@@ -129,4 +132,60 @@ func TestRemove(t *testing.T) {
 	if v := put(t, s, ctx, "f", "again"); v.Version != 4 {
 		t.Fatalf("number of a version after the removal: %d, want 4", v.Version)
 	}
+}
+
+// Chunks of objects that are stored at the same time lie between each other.
+func TestReadBetweenOtherChunks(t *testing.T) {
+	s, b, ctx := open(t)
+	objects, _, err := b.Files(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 3<<20 + 1
+	for round := range 50 {
+		contents := make([][]byte, 4)
+		var group errgroup.Group
+		for i := range contents {
+			contents[i] = noise(uint64(1+4*round+i), size)
+			group.Go(func() error {
+				_, err := s.Put(ctx, fmt.Sprintf("f%d", i), bytes.NewReader(contents[i]))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		between := 0
+		for i, want := range contents {
+			name := fmt.Sprintf("f%d", i)
+			if got := get(t, s, ctx, name); got != string(want) {
+				t.Fatalf("round %d: %s came back differently", round, name)
+			}
+			v, err := s.Resolve(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := objects.GetInfo(ctx, v.Digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for last := uint64(0); ; {
+				m, err := objects.Chunk(ctx, info.NUID, last+1)
+				if errors.Is(err, jetstream.ErrMsgNotFound) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if last > 0 && m.Sequence != last+1 {
+					between++
+				}
+				last = m.Sequence
+			}
+		}
+		if between > 0 {
+			return
+		}
+	}
+	t.Error("no chunk lay between others")
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -24,12 +25,15 @@ const (
 	// maxStall ends an upload that stood still, perhaps with the whole machine:
 	// after orphanAge its first half may have been cleaned up.
 	maxStall = 10 * time.Minute
-	// readStall ends a download that brings nothing.
-	readStall = 10 * time.Second
-	opWait    = 10 * time.Second
-	// openGrace is how long opening may go on after its caller has gone.
-	openGrace = time.Second
-	listWait  = time.Minute
+	// readStall ends a download that brings nothing, readWait a single request
+	// for a chunk. replicaLag is how far a replica may be behind.
+	readStall  = 10 * time.Second
+	readAhead  = 4 // chunks asked for at a time
+	readWait   = 3 * time.Second
+	readPause  = 50 * time.Millisecond
+	replicaLag = time.Second
+	opWait     = 10 * time.Second
+	listWait   = time.Minute
 )
 
 // ensure makes sure that the object is stored and readable. One that is there
@@ -176,83 +180,103 @@ func (s *Store) copyObject(ctx context.Context, digest string, limit int64, w io
 	if info.Size > uint64(limit) {
 		return 0, fmt.Errorf("object %.12s has %d bytes, allowed are %d: %w", digest, info.Size, limit, ErrTooLarge)
 	}
-	n, err := s.stream(ctx, digest, int64(info.Size), w)
+	n, err := s.stream(ctx, info, digest, w)
 	if err != nil {
 		return n, fmt.Errorf("read object %.12s: %w", digest, err)
 	}
 	return n, nil
 }
 
-// stream writes an object of the given size and digest to w.
-func (s *Store) stream(ctx context.Context, digest string, size int64, w io.Writer) (int64, error) {
-	// When opening is cancelled after the first bytes have come, the client leaves a
-	// goroutine behind that waits for a reader. So opening outlives ctx for a moment.
-	poll, cancel := context.WithCancel(context.WithoutCancel(ctx))
+// stream writes the object that info describes, of the given digest, to w.
+func (s *Store) stream(ctx context.Context, info *jetstream.ObjectInfo, digest string, w io.Writer) (int64, error) {
+	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
-	guard := time.AfterFunc(opWait, cancel)
-	stop := context.AfterFunc(ctx, func() { guard.Reset(openGrace) })
-	result, err := s.objects.Get(pollContext{poll}, digest)
-	stop()
-	guard.Stop()
-	if err != nil {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return 0, ErrNotFound
-		}
-		return 0, err
-	}
-	defer result.Close()
-	h, buf := sha256.New(), make([]byte, min(size+1, copySize))
+	h, size := sha256.New(), int64(info.Size)
 	var total int64
-	for moved := time.Now(); ; {
-		n, err := result.Read(buf)
-		if n > 0 {
-			moved = time.Now()
-			if total += int64(n); total > size {
-				return total, fmt.Errorf("%d bytes, more than the %d described: %w", total, size, ErrCorrupt)
-			}
-			h.Write(buf[:n])
-			if _, err := w.Write(buf[:n]); err != nil {
-				return total, err
-			}
+	var asked []chan fetched
+	// Chunks mostly lie one behind the other, so the next ones are asked for before
+	// it is known where they begin. A question from a place between two chunks
+	// brings the later one again, so none is left out.
+	last, next, ahead := uint64(0), uint64(1), int64(1)
+	for total < size {
+		for int64(len(asked)) < min(ahead, (size-total+chunkSize-1)/chunkSize) {
+			answer, from := make(chan fetched, 1), next
+			go func() {
+				m, err := s.chunk(reading, info.NUID, from)
+				answer <- fetched{m, err}
+			}()
+			asked, next = append(asked, answer), next+1
 		}
+		f := <-asked[0]
+		asked = asked[1:]
 		switch {
 		case ctx.Err() != nil:
 			return total, context.Cause(ctx)
-		case errors.Is(err, io.EOF), errors.Is(err, jetstream.ErrDigestMismatch):
-			if total != size || digestOf(h.Sum(nil)) != digest {
-				return total, fmt.Errorf("%d of %d bytes: %w", total, size, ErrCorrupt)
-			}
-			return total, nil
-		case err != nil:
-			return total, fmt.Errorf("%w: %v", ErrInterrupted, err)
-		case time.Since(moved) > readStall:
-			return total, s.stalled(ctx, digest, total, size)
+		case errors.Is(f.err, jetstream.ErrMsgNotFound):
+			return total, s.missing(ctx, info, digest, total)
+		case f.err != nil:
+			return total, fmt.Errorf("%w after %d of %d bytes: %v", ErrInterrupted, total, size, f.err)
+		case f.m.Sequence <= last:
+			continue
+		}
+		last, ahead = f.m.Sequence, readAhead
+		next = max(next, last+1)
+		if total += int64(len(f.m.Data)); total > size {
+			return total, fmt.Errorf("%d bytes, more than the %d described: %w", total, size, ErrCorrupt)
+		}
+		h.Write(f.m.Data)
+		if _, err := w.Write(f.m.Data); err != nil {
+			return total, err
+		}
+	}
+	if digestOf(h.Sum(nil)) != digest {
+		return total, fmt.Errorf("%d bytes: %w", total, ErrCorrupt)
+	}
+	return total, nil
+}
+
+// fetched is the answer to a question for a chunk.
+type fetched struct {
+	m   *jetstream.RawStreamMsg
+	err error
+}
+
+// chunk reads a chunk. It asks again while the network or the server is away, and
+// for a moment when a server says that there is none: a replica may be behind.
+func (s *Store) chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
+	for began := time.Now(); ; {
+		once, cancel := context.WithTimeout(ctx, readWait)
+		m, err := s.objects.Chunk(once, id, from)
+		cancel()
+		patience := readStall
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			patience = replicaLag
+		}
+		if err == nil || errors.Is(err, nats.ErrConnectionClosed) || time.Since(began) > patience {
+			return m, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(readPause):
 		}
 	}
 }
 
-// stalled tells why an object's bytes don't come: it was deleted, its chunks
-// are lost, or the network is.
-func (s *Store) stalled(ctx context.Context, digest string, total, size int64) error {
-	_, err := s.objects.GetInfo(ctx, digest)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
+// missing tells why a chunk is not there: the object was deleted or stored anew,
+// or its chunks are lost.
+func (s *Store) missing(ctx context.Context, info *jetstream.ObjectInfo, digest string, total int64) error {
+	now, err := s.objects.GetInfo(ctx, digest)
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
 		return ErrNotFound
+	case err != nil:
+		return fmt.Errorf("%w after %d of %d bytes: %v", ErrInterrupted, total, info.Size, err)
+	case now.NUID != info.NUID:
+		return fmt.Errorf("%w after %d of %d bytes: it was stored again", ErrInterrupted, total, info.Size)
 	}
-	if err != nil {
-		return fmt.Errorf("%w after %d of %d bytes: %v", ErrInterrupted, total, size, err)
-	}
-	return fmt.Errorf("no more than %d of %d bytes are there: %w", total, size, ErrCorrupt)
+	return fmt.Errorf("no more than %d of %d bytes are there: %w", total, info.Size, ErrCorrupt)
 }
-
-// pollContext makes the client's blocking read return every second: the client
-// asks for the deadline before each one. Without it a read that no message
-// answers can be ended neither by the context nor by closing.
-type pollContext struct{ context.Context }
-
-func (pollContext) Deadline() (time.Time, bool) { return time.Now().Add(time.Second), true }
 
 // describes reports whether an object's description, whose digest is written
 // "SHA-256=" in URL base64, speaks of the bytes of the given digest.
