@@ -142,6 +142,18 @@ func (vector8) unzip(even, odd, x []float32) int {
 	return blocks * 8
 }
 
+func (vector8) greatest(dst, x, y, z []float32) {
+	if n := len(dst); n > 0 {
+		greatestx8(n, &x[:n][0], &y[:n][0], &z[:n][0], &dst[0])
+	}
+}
+
+func (vector8) greatestBy2(dst, x []float32) {
+	if n := len(dst); n > 0 {
+		greatestBy2x8(n, &x[:2*n+1+windowMargin][0], &dst[0])
+	}
+}
+
 func (vector8) transpose(dst []float32, ldd int, src []float32, lds, rows, cols int) {
 	turn(dst, ldd, src, lds, rows, cols)
 }
@@ -281,6 +293,18 @@ func (vector16) unzip(even, odd, x []float32) int {
 	}
 	unzipx16(blocks, &x[0], &even[:blocks*16][0], &odd[:blocks*16][0])
 	return blocks * 16
+}
+
+func (vector16) greatest(dst, x, y, z []float32) {
+	if n := len(dst); n > 0 {
+		greatestx16(n, &x[:n][0], &y[:n][0], &z[:n][0], &dst[0])
+	}
+}
+
+func (vector16) greatestBy2(dst, x []float32) {
+	if n := len(dst); n > 0 {
+		greatestBy2x16(n, &x[:2*n+1+windowMargin][0], &dst[0])
+	}
 }
 
 func (vector16) transpose(dst []float32, ldd int, src []float32, lds, rows, cols int) {

@@ -22,6 +22,10 @@ type vectorLevel interface {
 	highest(x []float32) float32
 	normalize(y, x []float32, mean, inverse float32, scale, shift []float32)
 	unzip(even, odd, x []float32) int // for as many pairs as it can; it returns their number
+	// greatest computes dst[i] = max(x[i], y[i], z[i]), greatestBy2 dst[i] = max(x[2*i], x[2*i+1], x[2*i+2]) of an x that is windowMargin
+	// longer than that; NaN when one is.
+	greatest(dst, x, y, z []float32)
+	greatestBy2(dst, x []float32)
 	transpose(dst []float32, ldd int, src []float32, lds, rows, cols int)
 }
 

@@ -3800,6 +3800,121 @@ DATA oddLanes<>+56(SB)/4, $0x0000001d
 DATA oddLanes<>+60(SB)/4, $0x0000001f
 GLOBL oddLanes<>(SB), RODATA|NOPTR, $64
 
+// func greatestx16(n int, a *float32, b *float32, c *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·greatestx16(SB), NOSPLIT, $0-40
+	MOVQ n+0(FP), CX
+	MOVQ a+8(FP), AX
+	MOVQ b+16(FP), DX
+	MOVQ c+24(FP), BX
+	MOVQ y+32(FP), SI
+
+one:
+	CMPQ    CX, $0x00000010
+	JLT     oneEnd
+	VMOVUPS (AX), Z0
+	VMOVUPS (DX), Z1
+	VMAXPS  Z1, Z0, Z1
+	VCMPPS  $0x03, Z0, Z0, K1
+	VMOVAPS Z0, K1, Z1
+	VMOVUPS (BX), Z0
+	VMAXPS  Z0, Z1, Z0
+	VCMPPS  $0x03, Z1, Z1, K1
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, (SI)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, SI
+	SUBQ    $0x00000010, CX
+	JMP     one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, DI
+	SHLL      CL, DI
+	DECL      DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z (DX), K1, Z1
+	VMAXPS    Z1, Z0, Z1
+	VCMPPS    $0x03, Z0, Z0, K2
+	VMOVAPS   Z0, K2, Z1
+	VMOVUPS.Z (BX), K1, Z0
+	VMAXPS    Z0, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func greatestBy2x16(n int, x *float32, y *float32)
+// Requires: AVX, AVX512F
+TEXT ·greatestBy2x16(SB), NOSPLIT, $0-24
+	MOVQ    n+0(FP), CX
+	MOVQ    x+8(FP), AX
+	MOVQ    y+16(FP), DX
+	VMOVUPS evenLanes<>+0(SB), Z0
+	VMOVUPS oddLanes<>+0(SB), Z1
+
+one:
+	CMPQ      CX, $0x00000010
+	JLT       oneEnd
+	VMOVUPS   (AX), Z2
+	VMOVUPS   64(AX), Z3
+	VMOVAPS   Z2, Z4
+	VPERMT2PS Z3, Z0, Z4
+	VMOVAPS   Z2, Z2
+	VPERMT2PS Z3, Z1, Z2
+	VMAXPS    Z2, Z4, Z2
+	VCMPPS    $0x03, Z4, Z4, K1
+	VMOVAPS   Z4, K1, Z2
+	VMOVUPS   8(AX), Z3
+	VMOVUPS   72(AX), Z4
+	VMOVAPS   Z3, Z3
+	VPERMT2PS Z4, Z0, Z3
+	VMAXPS    Z3, Z2, Z3
+	VCMPPS    $0x03, Z2, Z2, K1
+	VMOVAPS   Z2, K1, Z3
+	VMOVUPS   Z3, (DX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JMP       one
+
+oneEnd:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $0x00000001, BX
+	SHLL      CL, BX
+	DECL      BX
+	KMOVW     BX, K1
+	VMOVUPS   (AX), Z2
+	VMOVUPS   64(AX), Z3
+	VMOVAPS   Z2, Z4
+	VPERMT2PS Z3, Z0, Z4
+	VMOVAPS   Z2, Z2
+	VPERMT2PS Z3, Z1, Z2
+	VMAXPS    Z2, Z4, Z1
+	VCMPPS    $0x03, Z4, Z4, K2
+	VMOVAPS   Z4, K2, Z1
+	VMOVUPS   8(AX), Z2
+	VMOVUPS   72(AX), Z3
+	VMOVAPS   Z2, Z2
+	VPERMT2PS Z3, Z0, Z2
+	VMAXPS    Z2, Z1, Z0
+	VCMPPS    $0x03, Z1, Z1, K2
+	VMOVAPS   Z1, K2, Z0
+	VMOVUPS   Z0, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func tapsx16(k int, off *uint32, w *float32, n int, x *float32, y *float32, ends *float32)
 // Requires: AVX, AVX512F
 TEXT ·tapsx16(SB), NOSPLIT, $0-56

@@ -209,6 +209,16 @@ func scaleShiftx16(n int, x *float32, y *float32, scale *float32, shift *float32
 //go:noescape
 func unzipx16(blocks int, x *float32, even *float32, odd *float32)
 
+// greatestx16 computes y[i] = max(a[i], b[i], c[i]), NaN when one is, for i < n.
+//
+//go:noescape
+func greatestx16(n int, a *float32, b *float32, c *float32, y *float32)
+
+// greatestBy2x16 computes y[i] = max(x[2*i], x[2*i+1], x[2*i+2]), NaN when one is, for i < n. Up to four registers behind these of x are read.
+//
+//go:noescape
+func greatestBy2x16(n int, x *float32, y *float32)
+
 // tapsx16 computes y[j] = clip(ends[0] + sum over p < k of w[p]*x[off[p]+j]) for j < n, where clip limits to ends[1] and ends[2].
 // p ascends, with fused multiply-adds.
 //

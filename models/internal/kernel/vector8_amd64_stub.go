@@ -209,6 +209,16 @@ func scaleShiftx8(n int, x *float32, y *float32, scale *float32, shift *float32,
 //go:noescape
 func unzipx8(blocks int, x *float32, even *float32, odd *float32)
 
+// greatestx8 computes y[i] = max(a[i], b[i], c[i]), NaN when one is, for i < n.
+//
+//go:noescape
+func greatestx8(n int, a *float32, b *float32, c *float32, y *float32)
+
+// greatestBy2x8 computes y[i] = max(x[2*i], x[2*i+1], x[2*i+2]), NaN when one is, for i < n. Up to four registers behind these of x are read.
+//
+//go:noescape
+func greatestBy2x8(n int, x *float32, y *float32)
+
 // turnx8 computes y[i*ldy+j] = x[j*ldx+i] for j < 8 and i < 8*blocks. blocks must be at least 1.
 //
 //go:noescape

@@ -16,11 +16,14 @@ type Pool struct {
 // sums of a row are divided by.
 type poolSpace struct{ row, even, odd, counts []float32 }
 
+// windowMargin is how many elements behind a row may be read.
+const windowMargin = 64
+
 // PoolSpace is how many floats of a [Workspace] a pooling takes at most.
 func PoolSpace(g *Pool) int64 {
 	w := g.Window
 	w.defaults()
-	return 2*w.reach(g.OW) + 4 + int64(g.OW)
+	return 2*w.reach(g.OW) + 4 + windowMargin + int64(g.OW)
 }
 
 // reach is the length of a row with its padding, as far as ow windows go.
@@ -63,7 +66,7 @@ func (w *Workspace) Pool(g *Pool, n int, src, dst []float32) {
 	}
 	length := int(p.reach(p.OW))
 	s := &w.pool
-	s.row = grow(s.row, length)
+	s.row = grow(s.row, length+windowMargin)[:length]
 	for i := range s.row {
 		s.row[i] = r.none
 	}
@@ -93,7 +96,11 @@ func (r *poolRun) line(y int, src, dst []float32) {
 	if r.inside > 0 {
 		r.join(y, src, s.row[r.PadLeft:][:r.inside])
 	}
-	switch {
+	switch three := r.op == Max && r.KW == 3 && r.DilationW == 1; {
+	case three && r.StrideW == 1:
+		r.lv.greatest(dst, s.row, s.row[1:], s.row[2:])
+	case three && r.StrideW == 2:
+		r.lv.greatestBy2(dst, s.row[:len(s.row)+windowMargin])
 	case r.StrideW == 1:
 		for i := range r.KW {
 			r.fold(i, dst, s.row[i*r.DilationW:])
@@ -131,6 +138,10 @@ func (r *poolRun) line(y int, src, dst []float32) {
 
 // join reduces the rows of the window of result row y to one.
 func (r *poolRun) join(y int, src, to []float32) {
+	if top := y*r.StrideH - r.PadTop; r.op == Max && r.KH == 3 && top >= 0 && top+2*r.DilationH < r.H {
+		r.lv.greatest(to, src[top*r.W:], src[(top+r.DilationH)*r.W:], src[(top+2*r.DilationH)*r.W:])
+		return
+	}
 	first := true
 	for k := range r.KH {
 		at := y*r.StrideH - r.PadTop + k*r.DilationH
@@ -157,4 +168,18 @@ func (r *poolRun) fold(i int, dst, from []float32) {
 		return
 	}
 	r.lv.zip(r.op, vectorVector, dst, dst, from[:len(dst)], 0)
+}
+
+func (portable) greatest(dst, x, y, z []float32) {
+	x, y, z = x[:len(dst)], y[:len(dst)], z[:len(dst)]
+	for i := range dst {
+		dst[i] = max(x[i], y[i], z[i])
+	}
+}
+
+func (portable) greatestBy2(dst, x []float32) {
+	for i := range dst {
+		dst[i] = max(x[0], x[1], x[2])
+		x = x[2:]
+	}
 }

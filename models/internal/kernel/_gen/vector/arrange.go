@@ -46,18 +46,7 @@ func (u unit) unzip() {
 	}
 	Label("block")
 	a, b := u.load(Mem{Base: x}), u.load(Mem{Base: x, Disp: u.bytes()})
-	first, second := u.reg(), u.reg()
-	if u.wide() {
-		VMOVAPS(a, first)
-		VPERMT2PS(b, e, first)
-		VMOVAPS(a, second)
-		VPERMT2PS(b, o, second)
-	} else {
-		VSHUFPS(Imm(0x88), b, a, first)
-		VSHUFPS(Imm(0xdd), b, a, second)
-		VPERMPD(Imm(0xd8), first, first) // the halves of 128 bits were shuffled apart
-		VPERMPD(Imm(0xd8), second, second)
-	}
+	first, second := u.everySecond(a, b, e, 0x88), u.everySecond(a, b, o, 0xdd)
 	VMOVUPS(first, Mem{Base: even})
 	VMOVUPS(second, Mem{Base: odd})
 	ADDQ(U32(2*u.bytes()), x)
@@ -65,6 +54,51 @@ func (u unit) unzip() {
 	ADDQ(U32(u.bytes()), odd)
 	DECQ(n)
 	JNZ(LabelRef("block"))
+	u.end()
+}
+
+// everySecond takes every second lane of two registers: those that the table says, or for 8 lanes what the shuffle does in each half.
+func (u unit) everySecond(a, b, table value, shuffle uint64) value {
+	y := u.reg()
+	if u.wide() {
+		VMOVAPS(a, y)
+		VPERMT2PS(b, table, y)
+		return y
+	}
+	VSHUFPS(Imm(shuffle), b, a, y)
+	VPERMPD(Imm(0xd8), y, y) // the halves of 128 bits were shuffled apart
+	return y
+}
+
+// greatest writes the maxima of three, NaN when one is.
+func (u unit) greatest() {
+	u.text("greatest", "n int, a, b, c, y *float32", "computes y[i] = max(a[i], b[i], c[i]), NaN when one is, for i < n.")
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	a, b, c := Load(Param("a"), GP64()), Load(Param("b"), GP64()), Load(Param("c"), GP64())
+	y := Load(Param("y"), GP64())
+	u.along(n, 1, []reg.Register{a, b, c, y}, func(disp int, some *mask) {
+		v := u.greater(u.get(Mem{Base: a, Disp: disp}, some), u.get(Mem{Base: b, Disp: disp}, some))
+		u.put(u.greater(v, u.get(Mem{Base: c, Disp: disp}, some)), Mem{Base: y, Disp: disp}, some)
+	})
+	u.end()
+
+	u.text("greatestBy2", "n int, x, y *float32", "computes y[i] = max(x[2*i], x[2*i+1], x[2*i+2]), NaN when one is, for i < n. Up to four registers behind these of x are read.")
+	n = Load(Param("n"), GP64()).(reg.GPVirtual)
+	x := Load(Param("x"), GP64())
+	y = Load(Param("y"), GP64())
+	var e, o value
+	if u.wide() {
+		e, o = u.load(evenLanes()), u.load(oddLanes())
+	}
+	u.along(n, 1, []reg.Register{x, y}, func(_ int, some *mask) {
+		p, q := u.load(Mem{Base: x}), u.load(Mem{Base: x, Disp: u.bytes()})
+		v := u.greater(u.everySecond(p, q, e, 0x88), u.everySecond(p, q, o, 0xdd))
+		p, q = u.load(Mem{Base: x, Disp: 8}), u.load(Mem{Base: x, Disp: 8 + u.bytes()})
+		u.put(u.greater(v, u.everySecond(p, q, e, 0x88)), Mem{Base: y}, some)
+		if some == nil {
+			ADDQ(U32(u.bytes()), x) // two of x for one of y
+		}
+	})
 	u.end()
 }
 

@@ -30,6 +30,7 @@ func main() {
 	u.reductions()
 	u.normalize()
 	u.unzip()
+	u.greatest()
 	if *n == 8 {
 		u.transpose()
 	}
