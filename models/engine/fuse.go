@@ -11,7 +11,7 @@ func (c *compiler) fuse(n *node, st *step) bool {
 	if n.Domain != "" || len(st.out) != 1 || len(st.in) == 0 {
 		return false
 	}
-	return c.fuseInStore(n, st) || c.fuseDepthwise(n, st) || c.fuseStage(n, st) || c.fuseResidual(n, st)
+	return c.fuseInStore(n, st) || c.fuseDepthwise(n, st) || c.fuseJoin(n, st) || c.fuseStage(n, st) || c.fuseResidual(n, st)
 }
 
 // before returns the step that gives a value which nobody but one reader needs, or nil.
@@ -106,6 +106,34 @@ func (c *compiler) fuseDepthwise(n *node, st *step) bool {
 	}
 	prev.op, prev.in = op, append(slices.Clone(prev.in), st.in[1:]...)
 	c.takeOver(prev, st)
+	return true
+}
+
+// fuseJoin: convolutions write right where a Concat puts their channels. They move here, so their other inputs live until then.
+func (c *compiler) fuseJoin(n *node, st *step) bool {
+	if n.Op != "Concat" {
+		return false
+	}
+	merged := step{title: st.title, out: st.out}
+	var parts []ops.Op
+	var inputs, makers []int
+	for _, s := range st.in {
+		prev := c.before(s)
+		if prev == nil {
+			return false
+		}
+		parts, inputs, makers = append(parts, prev.op), append(inputs, len(prev.in)), append(makers, c.maker[s])
+		merged.in = append(merged.in, prev.in...)
+		merged.name += prev.name + "+"
+	}
+	if merged.op = ops.NewJoin(parts, inputs, st.op); merged.op == nil {
+		return false
+	}
+	merged.name += st.name
+	for _, m := range makers {
+		c.steps[m].op = nil
+	}
+	c.push(merged)
 	return true
 }
 

@@ -238,6 +238,17 @@ func TestResidualsAreAddedInBlocks(t *testing.T) {
 }
 
 // Self-attention as PyTorch exports it: four transpositions and a division disappear.
+func TestConvolutionsWriteWhereTheyAreJoined(t *testing.T) {
+	s := newSmall("n", 5, 9, 7).w("a", 8, 5, 1, 1).w("ab", 8).w("b", 6, 5, 3, 3).w("c", 5, 1, 3, 3).w("d", 20, 8, 1, 1)
+	s.n("Conv", "x a ab", "p").n("Relu", "p", "q").n("Conv", "x b", "r", "pads", []int{1, 1, 1, 1}).
+		n("Conv", "x c", "s", "pads", []int{1, 1, 1, 1}, "group", 5).n("Relu", "s", "t").n("Concat", "q r t", "y", "axis", 1)
+	sameUnfused(t, s.tm, "Conv+Relu+Conv+Conv+Relu+Concat", 5, 9, 7)
+	// A result that is read elsewhere stays a value of its own.
+	s = newSmall("n", 5, 9, 7).w("a", 8, 5, 1, 1).w("d", 8, 8, 1, 1)
+	s.n("Conv", "x a", "p").n("Conv", "p d", "q").n("Concat", "p q", "y", "axis", 1)
+	sameUnfused(t, s.tm, "Conv Conv Concat", 5, 9, 7)
+}
+
 func TestTransposedOperands(t *testing.T) {
 	s := newSmall("N", 6, 12).w("wq", 12, 12).w("wk", 12, 12).w("wv", 12, 12).k("root", 2)
 	s.Init = append(s.Init, tt{Name: "heads", Dims: []int64{4}, Ints: []int64{0, 6, 3, 4}}, tt{Name: "joined", Dims: []int64{3}, Ints: []int64{0, 6, 12}})

@@ -136,26 +136,29 @@ func (c *conv) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 	for i := 0; i < images && !s.stopped(); i += step {
 		n := min(step, images-i)
 		part := y.F[i*per:][:n*per]
-		c.images(s, in, n, x.F[i*size:][:n*size], part)
+		c.images(s, in, n, x.F[i*size:][:n*size], part, per)
 		if t != nil {
 			t.finish(s, in[0].DType, part, i*per)
 		}
 	}
 }
 
-// images convolves some of the images: those of x, to y.
-func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
+// images convolves some of the images: those of x, to y, where each begins stride elements after the one before.
+func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32, stride int) {
 	w := in[1]
 	g, _ := c.place2(in)
 	channels := in[0].Shape[1] / c.groups
 	m, k := w.Shape[0]/c.groups, volume(w.Shape[1:])
-	size, n := volume(g.in[:]), len(y)/(images*w.Shape[0])
+	size, n := volume(g.in[:]), volume(g.out[:])
+	if c.end.Halve {
+		n = g.out[len(g.out)-2] / 2 * (g.out[len(g.out)-1] / 2)
+	}
 	bias := c.bias
 	if bias == nil && len(in) > 2 && in[2] != nil {
 		bias = in[2].F
 	}
 	if c.depth != nil {
-		c.filter(s, g.planar(in[0].Shape[1]), w.Shape[0], images, x, y)
+		c.filter(s, g.planar(in[0].Shape[1]), w.Shape[0], images, x, y, stride)
 		return
 	}
 	direct := g.pointwise()
@@ -167,12 +170,12 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 		}
 		if c.planar != nil {
 			from := kernel.Images{F: x[q*channels*size:], Stride: c.groups * channels * size}
-			to := kernel.Images{F: y[q*m*n:], Stride: c.groups * m * n}
+			to := kernel.Images{F: y[q*m*n:], Stride: stride}
 			s.Gemm.Conv(c.planar[q], g.planar(channels), images, from, to, e)
 			continue
 		}
 		for i := range images {
-			dst := y[(i*c.groups+q)*m*n:][:m*n]
+			dst := y[i*stride+q*m*n:][:m*n]
 			col := x[(i*c.groups+q)*channels*size:][:channels*size]
 			if s.stopped() {
 				return
@@ -193,8 +196,8 @@ func (c *conv) images(s *Scratch, in []*Tensor, images int, x, y []float32) {
 }
 
 // filter convolves some images with as many groups as channels.
-func (c *conv) filter(s *Scratch, g kernel.Window, out, images int, x, y []float32) {
-	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: len(y) / images}
+func (c *conv) filter(s *Scratch, g kernel.Window, out, images int, x, y []float32, stride int) {
+	from, to := kernel.Images{F: x, Stride: len(x) / images}, kernel.Images{F: y, Stride: stride}
 	s.Gemm.Depthwise(g, out, c.depth, images, from, to, c.bias, c.activation())
 }
 

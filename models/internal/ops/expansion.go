@@ -107,11 +107,11 @@ func (e *expansion) blocks(s *Scratch, in, out []*Tensor, t *Tailed) {
 				kernel.Images{F: part, Stride: per}, e.second.bias, e.second.activation())
 		} else {
 			mid := s.floats(3, n*second.C*second.H*second.W)
-			e.first.images(s, in[:e.inputs], n, from, mid)
+			e.first.images(s, in[:e.inputs], n, from, mid, len(mid)/n)
 			if e.between.Func != kernel.Identity {
 				s.Gemm.Apply(e.between, mid, mid)
 			}
-			e.second.filter(s, second, y.Shape[1], n, mid, part)
+			e.second.filter(s, second, y.Shape[1], n, mid, part, per)
 		}
 		if t != nil {
 			t.finish(s, x.DType, part, i*per)
