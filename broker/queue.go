@@ -16,6 +16,8 @@ const (
 	codeMaxPerSubject = 10077
 	codeWrongSequence = 10071
 	codeWrongConstant = 10164
+	codeNoPeers       = 10005
+	codeNoReplicas    = 10074
 )
 
 // lookUpWait bounds one look-up. An answer takes a millisecond; what takes longer
@@ -92,7 +94,7 @@ func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
 func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
-	if err := b.ensureStream(ctx, b.tasksConfig()); err != nil {
+	if err := b.ensureStream(ctx, tasksConfig()); err != nil {
 		return err
 	}
 	_, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
