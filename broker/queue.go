@@ -93,6 +93,11 @@ func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
+//
+// The queue has as many copies as the stream of tasks: the server allows no other
+// number for a work queue. One copy of both would cost less a task, but with its
+// server every running job would lose its queue; three in memory cost a round trip
+// between servers, and go on after an election.
 func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
 	if err := b.ensureStream(ctx, tasksConfig()); err != nil {
 		return err

@@ -24,6 +24,8 @@ const (
 	streamObjects = "OBJ_" + bucketObjects
 	prefixChunks  = "$O." + bucketObjects + ".C."
 	bucketLease   = "idunno_lease"
+	// apiStepDown is where a stream's leader is asked to hand over.
+	apiStepDown = "$JS.API.STREAM.LEADER.STEPDOWN."
 )
 
 // Subjects that users may address with any NATS client.
