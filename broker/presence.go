@@ -18,7 +18,14 @@ const heartbeatEvery = 200 * time.Millisecond
 // no heartbeat names waits for the ack wait when its node dies. It blocks until
 // ctx ends and then says that the node leaves.
 func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat func() wire.Heartbeat) error {
-	name := beat().Node
+	name, own := beat().Node, beat
+	beat = func() wire.Heartbeat {
+		h := own()
+		if id, err := nc.GetClientID(); err == nil {
+			h.Conn = wire.Conn(nc.ConnectedServerId(), id)
+		}
+		return h
+	}
 	ping, err := nc.Subscribe(SubjectPing(name), func(m *nats.Msg) {
 		h := beat()
 		_ = m.Respond(h.Marshal())
@@ -43,4 +50,11 @@ func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat 
 		case <-changed:
 		}
 	}
+}
+
+// TellClosed tells the cluster that a server has closed a connection. A message
+// that is lost is made up for by the node's silence.
+func TellClosed(nc *nats.Conn, server string, client uint64) {
+	c := wire.ConnClosed{Schema: wire.Schema, Conn: wire.Conn(server, client)}
+	_ = nc.Publish(SubjectClosed, c.Marshal())
 }

@@ -44,6 +44,9 @@ const (
 	prefixHeartbeat = "idunno.heartbeat."
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
+	prefixRescue    = "idunno.rescue."
+	// SubjectClosed is where brokers tell of connections that closed.
+	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
 	SubjectWake = "idunno.wake"
 	// SubjectHeartbeats matches every node's heartbeat.
@@ -79,6 +82,9 @@ func SubjectHeartbeat(node string) string { return prefixHeartbeat + node }
 
 // SubjectPing is where a node answers; no responder there means that it is gone.
 func SubjectPing(node string) string { return prefixPing + node }
+
+// SubjectRescue is where a worker is given the tasks of a dead one.
+func SubjectRescue(node string) string { return prefixRescue + node }
 
 // SubjectProgress is where the progress of a training job is told.
 func SubjectProgress(job uint64) string { return prefixProgress + strconv.FormatUint(job, 10) }

@@ -3,6 +3,8 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,14 +26,16 @@ type Heartbeat struct {
 	Role   Role   `json:"role"`
 	// Incarnation is the start time in Unix nanoseconds: it tells a restarted
 	// node from the one before.
-	Incarnation int64  `json:"incarnation"`
-	Version     string `json:"version"`
-	Address     string `json:"address"`
-	PID         int    `json:"pid"`
-	Cores       int    `json:"cores"`
-	Slots       int    `json:"slots,omitempty"`
-	Leader      bool   `json:"leader,omitempty"`
-	Draining    bool   `json:"draining,omitempty"`
+	Incarnation int64 `json:"incarnation"`
+	// Conn is the connection that this heartbeat came over, see [Conn].
+	Conn     string `json:"conn,omitempty"`
+	Version  string `json:"version"`
+	Address  string `json:"address"`
+	PID      int    `json:"pid"`
+	Cores    int    `json:"cores"`
+	Slots    int    `json:"slots,omitempty"`
+	Leader   bool   `json:"leader,omitempty"`
+	Draining bool   `json:"draining,omitempty"`
 	// Leaving is set in the last heartbeat of a node that stops in order.
 	Leaving  bool       `json:"leaving,omitempty"`
 	InFlight []InFlight `json:"in_flight,omitempty"`
@@ -46,6 +50,79 @@ type InFlight struct {
 	Job   uint64 `json:"job"`
 	Task  int    `json:"task"`
 	Reply string `json:"reply"`
+	// Started says that it is being computed.
+	Started bool `json:"started,omitempty"`
+}
+
+// Conn names a connection: the server process and the connection's number there.
+func Conn(server string, client uint64) string { return server + "/" + strconv.FormatUint(client, 10) }
+
+// ServerOf is the server process of a connection named by [Conn].
+func ServerOf(conn string) string {
+	server, _, _ := strings.Cut(conn, "/")
+	return server
+}
+
+// ConnClosed is what a broker tells when a connection to it has closed: whoever
+// had it is dead, or comes back with another one.
+type ConnClosed struct {
+	Schema int    `json:"v"`
+	Conn   string `json:"conn"`
+}
+
+// Marshal encodes the message.
+func (c *ConnClosed) Marshal() []byte { return mustMarshal(c) }
+
+// ParseConnClosed decodes the message.
+func ParseConnClosed(p []byte) (*ConnClosed, error) {
+	var c ConnClosed
+	if len(p) > maxHeartbeat {
+		return nil, fmt.Errorf("decode closed connection: %d bytes, at most %d are allowed", len(p), maxHeartbeat)
+	}
+	if err := json.Unmarshal(p, &c); err != nil {
+		return nil, fmt.Errorf("decode closed connection: %w", err)
+	}
+	if c.Schema != Schema || c.Conn == "" || len(c.Conn) > maxLabel {
+		return nil, fmt.Errorf("decode closed connection: version %d, connection %q", c.Schema, excerptString(c.Conn))
+	}
+	return &c, nil
+}
+
+// Rescue hands a dead worker's task to a live one, past the queue. Reply is the
+// acknowledgement subject of the delivery that the dead worker had, Server the
+// server process it had it from.
+type Rescue struct {
+	Schema int    `json:"v"`
+	Task   *Task  `json:"task"`
+	Reply  string `json:"reply"`
+	Server string `json:"server"`
+}
+
+// Marshal encodes the message.
+func (r *Rescue) Marshal() []byte { return mustMarshal(r) }
+
+// ParseRescue decodes the message and checks what a worker relies on.
+func ParseRescue(p []byte) (*Rescue, error) {
+	var raw struct {
+		Rescue
+		Task json.RawMessage `json:"task"`
+	}
+	if len(p) > maxHeartbeat {
+		return nil, fmt.Errorf("decode rescue: %d bytes, at most %d are allowed", len(p), maxHeartbeat)
+	}
+	if err := json.Unmarshal(p, &raw); err != nil {
+		return nil, fmt.Errorf("decode rescue: %w", err)
+	}
+	if raw.Schema != Schema || raw.Reply == "" || len(raw.Server) > maxLabel {
+		return nil, fmt.Errorf("decode rescue: version %d, reply %q", raw.Schema, excerptString(raw.Reply))
+	}
+	t, err := ParseTask(raw.Task)
+	if err != nil {
+		return nil, fmt.Errorf("decode rescue: %w", err)
+	}
+	r := raw.Rescue
+	r.Task = t
+	return &r, nil
 }
 
 // Marshal encodes the heartbeat.
@@ -67,7 +144,7 @@ func ParseHeartbeat(p []byte) (*Heartbeat, error) {
 		return nil, fmt.Errorf("decode heartbeat: node %s has role %q", h.Node, excerptString(string(h.Role)))
 	case h.Slots < 0 || h.Slots > maxSlots || h.Cores < 0 || h.Cores > maxSlots || h.Batches < 0 || h.Images < 0:
 		return nil, fmt.Errorf("decode heartbeat: node %s has %d slots and %d cores", h.Node, h.Slots, h.Cores)
-	case len(h.Version) > maxLabel || len(h.Address) > maxLabel:
+	case len(h.Version) > maxLabel || len(h.Address) > maxLabel || len(h.Conn) > maxLabel:
 		return nil, fmt.Errorf("decode heartbeat: node %s has a label of over %d bytes", h.Node, maxLabel)
 	}
 	return &h, nil
