@@ -88,6 +88,9 @@ func ParseConnClosed(p []byte) (*ConnClosed, error) {
 	return &c, nil
 }
 
+// RescueTaken is the answer of a worker that takes the task; any other refuses it.
+const RescueTaken = "+OK"
+
 // Rescue hands a dead worker's task to a live one, past the queue. Reply is the
 // acknowledgement subject of the delivery that the dead worker had, Server the
 // server process it had it from.

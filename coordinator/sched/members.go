@@ -188,6 +188,14 @@ func (m *Members) Gone(name string, now time.Time) []Orphan {
 	return orphans
 }
 
+// State is what is believed of a node, "" when nothing is known of it.
+func (m *Members) State(name string) wire.NodeState {
+	if n := m.nodes[name]; n != nil {
+		return n.State
+	}
+	return ""
+}
+
 // Dead reports whether an incarnation of a node is known to be no more.
 func (m *Members) Dead(name string, incarnation int64) bool {
 	n := m.nodes[name]
