@@ -2,13 +2,10 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
+	"idunno/broker"
 	"idunno/broker/wire"
 )
 
@@ -53,7 +50,7 @@ func (w *worker) pull(ctx, work context.Context) error {
 
 // pulled is a message as it comes from a queue.
 type pulled struct {
-	msg jetstream.Msg
+	msg broker.Delivery
 	job uint64
 	// server is the server process that it came from.
 	server string
@@ -106,14 +103,14 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 // fetchTask asks a queue for one task; nil when it has none. A request that has
 // been sent is waited for even when ctx ends: the task would be lost until the
 // ack wait brings it back.
-func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Consumer) (jetstream.Msg, error) {
+func (w *worker) fetchTask(ctx context.Context, job uint64, queue broker.TaskQueue) (broker.Delivery, error) {
 	bound, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	if queue == nil {
 		open, done := w.link.during(bound)
 		defer done()
 		var err error
-		if queue, err = w.Broker.Queue(open, job); err != nil {
+		if queue, err = w.Broker.Tasks(open, job); err != nil {
 			return nil, err
 		}
 		w.table.opened(job, queue)
@@ -122,22 +119,7 @@ func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Cons
 	defer cancel()
 	request, done := w.link.during(request)
 	defer done()
-	batch, err := queue.FetchNoWait(1)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case msg, ok := <-batch.Messages():
-		if ok {
-			return msg, nil
-		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
-			return nil, err
-		}
-		return nil, nil
-	case <-request.Done():
-		return nil, context.Cause(request)
-	}
+	return queue.Next(request)
 }
 
 // take makes a pulled message a task in hand and starts fetching its data. It
@@ -154,10 +136,7 @@ func (w *worker) take(ctx, work context.Context, p *pulled) *held {
 		<-w.tokens
 		return nil
 	}
-	t := &held{msg: p.msg, task: task, attempt: 1, server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
-	if meta, err := p.msg.Metadata(); err == nil {
-		t.attempt = int(meta.NumDelivered)
-	}
+	t := &held{msg: p.msg, task: task, attempt: p.msg.NumDelivered(), server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
 	t.ctx, t.cancel = context.WithCancel(work)
 	w.table.served(task.Job, max(task.To-task.From+1, 1))
 	w.hand.add(t)

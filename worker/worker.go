@@ -43,7 +43,7 @@ import (
 
 // Config says what a worker is. Broker, Name and CacheDir are required.
 type Config struct {
-	Broker *broker.Broker
+	Broker broker.Core
 	// Name of the node, unique in the cluster.
 	Name string
 	// Slots is the number of tasks computed at a time; default: one a core.
@@ -88,7 +88,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	announced := make(chan error, 1)
-	go func() { announced <- broker.Announce(announce, cfg.Broker.NC, w.hand.changed, w.heartbeat) }()
+	go func() { announced <- broker.Announce(announce, cfg.Broker, w.hand.changed, w.heartbeat) }()
 
 	background, stopBackground := context.WithCancel(work)
 	var aside errgroup.Group
@@ -141,7 +141,7 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the cache: %w", err)
 	}
-	inHand, link := 2*cfg.Slots, newLink(cfg.Broker.NC)
+	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
 	return &worker{Config: cfg, files: files, library: newLibrary(cache, link, cfg.MemoryBytes), hand: newHand(), table: newTable(),
 		status: newStatus(), tally: newTally(), link: link, ready: make(chan *held, inHand), tokens: make(chan struct{}, inHand),
 		places: make(chan struct{}, inHand), started: time.Now()}, nil
