@@ -130,7 +130,12 @@ func TaskOfResult(subject string) (job uint64, task int, ok bool) {
 func tasksOf(job uint64) string   { return prefixTasks + strconv.FormatUint(job, 10) + ".>" }
 func resultsOf(job uint64) string { return prefixResults + strconv.FormatUint(job, 10) + ".>" }
 
-func consumerOf(job uint64) string { return "job-" + strconv.FormatUint(job, 10) }
+// consumerOf names the consumer of a job's tasks in a life of the task stream. The
+// stream lives in memory and counts from 1 again in its next life; an
+// acknowledgement from this one must not find another task in its place there.
+func consumerOf(job uint64, created time.Time) string {
+	return "job-" + strconv.FormatUint(job, 10) + "-" + strconv.FormatInt(created.UnixNano(), 36)
+}
 
 // Broker is a connection with JetStream and the cluster's streams and buckets.
 type Broker struct {
@@ -226,7 +231,7 @@ func (b *Broker) Lease(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // Files opens what the SDFS stands on: its objects and its index.
-func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error) {
+func (b *Broker) Files(ctx context.Context) (Objects, jetstream.KeyValue, error) {
 	index, err := b.JS.KeyValue(ctx, bucketFiles)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketFiles, err)
@@ -239,20 +244,21 @@ func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return &Objects{objects, stream}, index, nil
+	return &objectBucket{objects, stream}, index, nil
 }
 
-// Objects is the bucket of objects.
-type Objects struct {
+// objectBucket is an [Objects] on an object store.
+type objectBucket struct {
 	jetstream.ObjectStore
 	stream jetstream.Stream
 }
 
-// Chunk reads the first chunk, from place from of the stream on, of the object
-// whose chunks have the given identifier. It returns [jetstream.ErrMsgNotFound]
-// when there is none. Unlike the client's own reading it needs no consumer, and
-// ends with ctx.
-func (o *Objects) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
+// Stream is the stream that the bucket stands on.
+func (o *objectBucket) Stream() jetstream.Stream { return o.stream }
+
+// Chunk reads a chunk with one request: unlike the client's own reading it needs
+// no consumer, and ends with ctx.
+func (o *objectBucket) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
 	return o.stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(prefixChunks+id))
 }
 

@@ -54,17 +54,16 @@ func newLedger(log *slog.Logger) *ledger {
 		totals: newNodeTotals(), known: make(map[workload]sched.Experience), early: make(map[uint64][]early)}
 }
 
-// record takes in a record as it is stored, and reports the revision it had here
-// before, and whether this one is news.
-func (g *ledger) record(e *broker.Entry) (rec *wire.JobRecord, news bool) {
+// record takes in a record as it is stored, unless it is known.
+func (g *ledger) record(e *broker.Entry) {
 	job, ok := broker.JobOfKey(e.Key)
 	if !ok || e.Revision <= g.revs[job] {
-		return nil, false
+		return
 	}
-	rec = new(wire.JobRecord)
+	rec := new(wire.JobRecord)
 	if err := json.Unmarshal(e.Value, rec); err != nil || rec.Job != job {
 		g.log.Error("unreadable job record, left alone", "key", e.Key, "error", err)
-		return nil, false
+		return
 	}
 	g.revs[job] = e.Revision
 	g.last = max(g.last, job)
@@ -84,7 +83,6 @@ func (g *ledger) record(e *broker.Entry) (rec *wire.JobRecord, news bool) {
 		}
 	}
 	delete(g.early, job)
-	return rec, true
 }
 
 // remember keeps an ended job: its record, its part in the nodes' totals, and how

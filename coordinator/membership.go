@@ -231,8 +231,8 @@ func (r *roll) rescue(ctx context.Context, o sched.Orphan) bool {
 		return false
 	}
 	task := sched.Task(rec, o.Task)
-	task.Check, task.Crashes = true, r.crashes[taskKey{o.Job, o.Task}]
-	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply, Server: o.Server}
+	task.Check = true
+	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply}
 	r.aside.Go(func() {
 		within, cancel := context.WithTimeout(ctx, rescueWait)
 		defer cancel()

@@ -37,7 +37,7 @@ func Start(tb testing.TB) string {
 func tellClosed(tb testing.TB, s *embedded.Server) {
 	tb.Helper()
 	b := Connect(tb, s.URL())
-	stop, err := s.Disconnects(func(c embedded.Closed) { broker.TellClosed(b.NC, c.Server, c.Client) })
+	stop, err := s.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -57,12 +56,6 @@ type InFlight struct {
 // Conn names a connection: the server process and the connection's number there.
 func Conn(server string, client uint64) string { return server + "/" + strconv.FormatUint(client, 10) }
 
-// ServerOf is the server process of a connection named by [Conn].
-func ServerOf(conn string) string {
-	server, _, _ := strings.Cut(conn, "/")
-	return server
-}
-
 // ConnClosed is what a broker tells when a connection to it has closed: whoever
 // had it is dead, or comes back with another one.
 type ConnClosed struct {
@@ -92,13 +85,11 @@ func ParseConnClosed(p []byte) (*ConnClosed, error) {
 const RescueTaken = "+OK"
 
 // Rescue hands a dead worker's task to a live one, past the queue. Reply is the
-// acknowledgement subject of the delivery that the dead worker had, Server the
-// server process it had it from.
+// acknowledgement subject of the delivery that the dead worker had.
 type Rescue struct {
 	Schema int    `json:"v"`
 	Task   *Task  `json:"task"`
 	Reply  string `json:"reply"`
-	Server string `json:"server"`
 }
 
 // Marshal encodes the message.
@@ -116,7 +107,7 @@ func ParseRescue(p []byte) (*Rescue, error) {
 	if err := json.Unmarshal(p, &raw); err != nil {
 		return nil, fmt.Errorf("decode rescue: %w", err)
 	}
-	if raw.Schema != Schema || raw.Reply == "" || len(raw.Server) > maxLabel {
+	if raw.Schema != Schema || raw.Reply == "" {
 		return nil, fmt.Errorf("decode rescue: version %d, reply %q", raw.Schema, excerptString(raw.Reply))
 	}
 	t, err := ParseTask(raw.Task)

@@ -143,7 +143,7 @@ func joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) 
 		b.Close()
 		return nil, err
 	}
-	stopEvents, err := srv.Disconnects(func(c embedded.Closed) { broker.TellClosed(b.NC, c.Server, c.Client) })
+	stopEvents, err := srv.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
 	if err != nil {
 		b.Close()
 		return nil, err
@@ -154,7 +154,7 @@ func joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = broker.Announce(ctx, b.NC, nil, func() wire.Heartbeat { return beat })
+		_ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat })
 	}()
 	return func() {
 		stopEvents()

@@ -48,8 +48,8 @@ type member struct {
 // Orphan is a task that a node held and can no longer look after.
 type Orphan struct {
 	wire.InFlight
-	// Node held it, Server is the server process that the node had it from.
-	Node, Server string
+	// Node held it.
+	Node string
 	// Crashed says that the node died while it computed the task.
 	Crashed bool
 }
@@ -107,7 +107,7 @@ func (m *Members) reconnected(n *member, name, conn string) {
 func (n *member) orphans(held []wire.InFlight, died bool) []Orphan {
 	var list []Orphan
 	for _, t := range held {
-		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Server: wire.ServerOf(n.Conn), Crashed: died && t.Started})
+		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Crashed: died && t.Started})
 	}
 	return list
 }
@@ -203,14 +203,14 @@ func (m *Members) Dead(name string, incarnation int64) bool {
 		n.Incarnation == incarnation && (n.State == wire.NodeDead || n.State == wire.NodeLeft))
 }
 
-// Rescuer chooses the worker that shall go on with an orphan: alive, connected to
-// the same server, the one with the fewest tasks a slot; "" when there is none.
+// Rescuer chooses the worker that shall go on with an orphan: alive, the one with
+// the fewest tasks a slot; "" when there is none.
 func (m *Members) Rescuer(o Orphan) string {
 	var best *member
 	load := func(n *member) float64 { return float64(len(n.InFlight)+n.given) / float64(max(n.Heartbeat.Slots, 1)) }
 	for _, name := range sortedKeys(m.nodes) {
 		n := m.nodes[name]
-		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node || wire.ServerOf(n.Conn) != o.Server {
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
 			continue
 		}
 		// Those that have no task given yet come first: a rescue waits for another.
