@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ const maxLine = 16 << 10
 type child struct {
 	name  string
 	role  wire.Role
+	args  []string // without the command and the server
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 	first chan string // the first line of standard output
@@ -34,6 +36,7 @@ type child struct {
 
 	mu       sync.Mutex
 	stopping bool
+	frozen   bool
 	tail     []string
 }
 
@@ -80,12 +83,36 @@ func (c *child) remember(line string) {
 	}
 }
 
+// runs reports whether the child has not ended.
+func (c *child) runs() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // stop asks the child to stop in order.
 func (c *child) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
 	c.stdin.Close()
+	if c.frozen {
+		_ = c.cmd.Process.Signal(SignalContinue) // its only error says that the child is gone already
+	}
+}
+
+// signal sends a signal, and notes whether the child is frozen from then on.
+func (c *child) signal(sig os.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.cmd.Process.Signal(sig); err != nil {
+		return err
+	}
+	c.frozen = sig == SignalStop || c.frozen && sig != SignalContinue
+	return nil
 }
 
 // asked reports whether stop or kill has been called.

@@ -9,7 +9,8 @@
 //	parent's Stop      pipe closed -> drain -> exit; SIGKILL after a deadline
 //	parent SIGKILLed   pipe closed -> drain -> exit; the child's own deadline
 //	Ctrl-C             reaches the parent only: children have their own process groups
-//	child dies         Died tells who; nothing is restarted
+//	child frozen       woken by the parent's Stop, and by the system when the parent dies
+//	child dies         Died tells who; nothing is restarted unless Restart is called
 //
 // It is not a process supervisor for production, where the system's own one
 // (systemd, Kubernetes) starts `idunno broker`, `coordinator` and `worker`.

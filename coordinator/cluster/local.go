@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +48,10 @@ type Config struct {
 	Cores int
 	// Env is the children's environment; default this process's.
 	Env []string
+	// ServerFor says where a coordinator or worker connects, instead of to url,
+	// which is the cluster's: a proxy between the two, for instance. It is asked
+	// again when the process is started anew. Default: url.
+	ServerFor func(name, url string) string
 	// Log gets every line that a child writes, "NAME  LINE"; default nothing.
 	Log io.Writer
 }
@@ -69,8 +72,10 @@ type Local struct {
 	broker *broker.Broker
 	died   chan error
 
-	mu       sync.Mutex // guards children and writes to cfg.Log
-	children []*child   // in the order started
+	out      sync.Mutex // guards writes to cfg.Log
+	mu       sync.Mutex // guards what follows
+	stopped  bool
+	children []*child // in the order first started, the latest process of each
 }
 
 // Start starts a cluster and returns when every process has joined it. When it
@@ -104,19 +109,13 @@ func (l *Local) start(ctx context.Context) error {
 	if l.cfg.Temporary {
 		args = append(args, "--temporary")
 	}
-	c, err := l.spawn(wire.RoleBroker, "broker", args...)
+	c, err := l.spawn(wire.RoleBroker, "broker", args)
 	if err != nil {
 		return err
 	}
-	line, err := c.line(ctx)
-	if err != nil {
+	if l.url, err = c.serves(ctx); err != nil {
 		return err
 	}
-	var ready Ready
-	if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.URL == "" {
-		return fmt.Errorf("%w: the broker said %q", ErrNotReady, line)
-	}
-	l.url = ready.URL
 	if l.broker, err = broker.Connect(ctx, broker.Config{Servers: l.url, Name: "cluster"}); err != nil {
 		return err
 	}
@@ -134,15 +133,15 @@ func (l *Local) start(ctx context.Context) error {
 func (l *Local) spawnRoles() (names []string, err error) {
 	for i := range l.cfg.Coordinators {
 		name := "coordinator-" + strconv.Itoa(i+1)
-		if _, err := l.spawn(wire.RoleCoordinator, name, "--server", l.url, "--name", name); err != nil {
+		if _, err := l.spawn(wire.RoleCoordinator, name, []string{"--name", name}); err != nil {
 			return nil, err
 		}
 		names = append(names, name)
 	}
 	for i, slots := range split(l.cfg.Cores, l.cfg.Workers) {
 		name := "worker-" + strconv.Itoa(i+1)
-		_, err := l.spawn(wire.RoleWorker, name, "--server", l.url, "--name", name,
-			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir))
+		_, err := l.spawn(wire.RoleWorker, name, []string{"--name", name,
+			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir)})
 		if err != nil {
 			return nil, err
 		}
@@ -163,38 +162,60 @@ func split(cores, n int) []int {
 	return out
 }
 
-// spawn starts a process; the role is also the command that runs it.
-func (l *Local) spawn(role wire.Role, name string, args ...string) (*child, error) {
+// spawn starts a process; the role is also the command that runs it. A process of
+// that name that has ended gives up its place to the new one.
+func (l *Local) spawn(role wire.Role, name string, args []string) (*child, error) {
 	env := l.cfg.Env
 	if env == nil {
 		env = os.Environ()
 	}
 	// What the user set to reach other clusters is not for this one's processes.
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "NATS_") })
-	args = append([]string{string(role), "--until-stdin-ends"}, args...)
-	c, err := start(l.cfg.Program, name, env, args, l.say)
+	line := append([]string{string(role), "--until-stdin-ends"}, args...)
+	if role != wire.RoleBroker {
+		line = append(line, "--server", l.serverFor(name))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return nil, fmt.Errorf("start %s: %w", name, ErrStopped)
+	}
+	c, err := start(l.cfg.Program, name, env, line, l.say)
 	if err != nil {
 		return nil, err
 	}
-	c.role = role
-	l.mu.Lock()
-	l.children = append(l.children, c)
-	l.mu.Unlock()
+	c.role, c.args = role, args
+	if i := slices.IndexFunc(l.children, func(c *child) bool { return c.name == name }); i >= 0 {
+		l.children[i] = c
+	} else {
+		l.children = append(l.children, c)
+	}
 	go func() {
 		<-c.done
-		if !c.asked() {
-			l.died <- c.failure()
+		if c.asked() {
+			return
+		}
+		select {
+		case l.died <- c.failure():
+		default: // nobody has read what there was before
 		}
 	}()
 	return c, nil
+}
+
+func (l *Local) serverFor(name string) string {
+	if l.cfg.ServerFor == nil {
+		return l.url
+	}
+	return l.cfg.ServerFor(name, l.url)
 }
 
 func (l *Local) say(name, line string) {
 	if l.cfg.Log == nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.out.Lock()
+	defer l.out.Unlock()
 	fmt.Fprintf(l.cfg.Log, "%-13s  %s\n", name, line)
 }
 
@@ -244,79 +265,3 @@ func (l *Local) Broker() *broker.Broker { return l.broker }
 // Died tells of every process that ended without having been asked to; the
 // errors are [ErrChild].
 func (l *Local) Died() <-chan error { return l.died }
-
-// PID is the process number of a child by its name ("broker", "worker-1"), 0
-// when it is not running.
-func (l *Local) PID(name string) int {
-	if c := l.find(name); c != nil {
-		return c.cmd.Process.Pid
-	}
-	return 0
-}
-
-// Kill ends a process with SIGKILL, as a crash would, and returns the time just
-// before. It returns [ErrNoSuchChild] when no process of that name is running.
-func (l *Local) Kill(name string) (time.Time, error) {
-	c := l.find(name)
-	if c == nil {
-		return time.Time{}, fmt.Errorf("%w: %s", ErrNoSuchChild, name)
-	}
-	at := time.Now()
-	c.kill()
-	return at, nil
-}
-
-func (l *Local) find(name string) *child {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.children {
-		select {
-		case <-c.done:
-			continue
-		default:
-		}
-		if c.name == name {
-			return c
-		}
-	}
-	return nil
-}
-
-// Stop stops the workers, then the coordinators, then the broker, and returns
-// when all are gone. What does not stop in time is killed. It may be called again.
-func (l *Local) Stop() {
-	l.mu.Lock()
-	all := slices.Clone(l.children)
-	l.mu.Unlock()
-	stopAll(all, wire.RoleWorker)
-	stopAll(all, wire.RoleCoordinator)
-	if l.broker != nil {
-		l.broker.Close()
-	}
-	stopAll(all, wire.RoleBroker)
-	if l.cfg.Temporary {
-		RemoveStore(l.cfg.Store) // should the broker have been killed
-	}
-}
-
-func stopAll(all []*child, role wire.Role) {
-	deadline := time.NewTimer(stopWait)
-	defer deadline.Stop()
-	var waiting []*child
-	for _, c := range all {
-		if c.role == role {
-			c.stop()
-			waiting = append(waiting, c)
-		}
-	}
-	for i, c := range waiting {
-		select {
-		case <-c.done:
-		case <-deadline.C:
-			for _, late := range waiting[i:] {
-				late.kill()
-			}
-			return
-		}
-	}
-}

@@ -8,6 +8,9 @@ import (
 	"syscall"
 )
 
+// Signals that freeze a process and wake it; this system has none.
+var SignalStop, SignalContinue os.Signal
+
 func ownGroup() *syscall.SysProcAttr { return nil }
 
 // LockStore makes the store's directory; this system has no advisory locks that

@@ -10,8 +10,11 @@ import (
 	"syscall"
 )
 
-// ownGroup keeps the terminal's signals from the child.
-func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// Signals that freeze a process and wake it; nil where the system has none.
+const (
+	SignalStop     = syscall.SIGSTOP
+	SignalContinue = syscall.SIGCONT
+)
 
 // LockStore takes the store for this process: two brokers on the same files
 // would destroy them. The kernel releases the lock with the process, and unlock
