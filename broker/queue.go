@@ -215,7 +215,7 @@ func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(tasksOf(job))); err != nil {
 		return fmt.Errorf("purge queue of job %d: %w", job, err)
 	}
-	return nil
+	return b.dropTries(ctx, job)
 }
 
 // QueueDepth is the number of tasks in the queue of a job, in flight included.

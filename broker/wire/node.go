@@ -46,6 +46,10 @@ type InFlight struct {
 	Job   uint64 `json:"job"`
 	Task  int    `json:"task"`
 	Reply string `json:"reply"`
+	// Started says that the worker computes the task in its own process now: should
+	// the worker die, the task may be the reason. A task in a process of its own
+	// can't be, and is not marked.
+	Started bool `json:"started,omitempty"`
 }
 
 // Marshal encodes the heartbeat.
