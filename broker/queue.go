@@ -209,11 +209,20 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err e
 
 // Tasks opens a queue, by the name that [Broker.OpenQueue] gave it, for pulling.
 func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
+	consumer, err := b.Consumer(ctx, queue)
+	if err != nil {
+		return nil, err
+	}
+	return taskQueue{consumer}, nil
+}
+
+// Consumer opens the consumer of a queue.
+func (b *Broker) Consumer(ctx context.Context, queue string) (jetstream.Consumer, error) {
 	consumer, err := b.JS.Consumer(ctx, streamTasks, queue)
 	if err != nil {
 		return nil, fmt.Errorf("open queue %s: %w", queue, err)
 	}
-	return taskQueue{consumer}, nil
+	return consumer, nil
 }
 
 // taskQueue is a [TaskQueue] on a consumer.
@@ -264,7 +273,7 @@ func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(tasksOf(job))); err != nil {
 		return fmt.Errorf("purge queue of job %d: %w", job, err)
 	}
-	return nil
+	return b.dropTries(ctx, job)
 }
 
 // QueueDepth is the number of tasks in the queue of a job, in flight included.

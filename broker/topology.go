@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker/wire"
 )
 
 // Names of streams and buckets. Nothing outside this file spells one.
@@ -18,6 +20,8 @@ const (
 	streamJobs    = "IDUNNO_JOBS"
 	streamTasks   = "IDUNNO_TASKS"
 	streamResults = "IDUNNO_RESULTS"
+	streamTries   = "IDUNNO_ATTEMPTS"
+	streamDead    = "IDUNNO_DEAD"
 	bucketState   = "idunno_state"
 	bucketFiles   = "idunno_files"
 	bucketObjects = "idunno_objects"
@@ -36,11 +40,15 @@ const (
 	SubjectStats  = "idunno.stats"
 	SubjectNodes  = "idunno.nodes"
 	SubjectCancel = "idunno.cancel"
+	SubjectDLQ    = "idunno.dlq"
+	SubjectRetry  = "idunno.dlq.retry"
 )
 
 const (
 	prefixTasks     = "idunno.tasks."
 	prefixResults   = "idunno.results."
+	prefixTries     = "idunno.attempts."
+	prefixDead      = "idunno.dead."
 	prefixHeartbeat = "idunno.heartbeat."
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
@@ -75,6 +83,8 @@ const (
 
 	maxInFlight = 20_000
 	duplicates  = 2 * time.Minute
+	// maxTriesAge is how long a try counts should nobody clean up after its job.
+	maxTriesAge = 7 * 24 * time.Hour
 )
 
 // SubjectHeartbeat is where a node tells that it lives.
@@ -94,6 +104,12 @@ func SubjectTask(job uint64, task int) string { return prefixTasks + jobTask(job
 
 // SubjectResult is the subject of a task's result: one message for ever.
 func SubjectResult(job uint64, task int) string { return prefixResults + jobTask(job, task) }
+
+// SubjectTries is the subject of the tries of a task that ended without a result.
+func SubjectTries(job uint64, task int) string { return prefixTries + jobTask(job, task) }
+
+// SubjectDead is the subject of a task's dead letter: one message for ever.
+func SubjectDead(job uint64, task int) string { return prefixDead + jobTask(job, task) }
 
 // KeyJob is the key of a job's record.
 func KeyJob(job uint64) string { return keyJob + strconv.FormatUint(job, 10) }
@@ -137,6 +153,23 @@ func consumerOf(job uint64, created time.Time) string {
 	return "job-" + strconv.FormatUint(job, 10) + "-" + strconv.FormatInt(created.UnixNano(), 36)
 }
 
+func triesOf(job uint64) string { return prefixTries + strconv.FormatUint(job, 10) + ".>" }
+
+// deadOf matches the dead letters of a job, or with 0 those of all jobs.
+func deadOf(job uint64) string {
+	if job == 0 {
+		return prefixDead + "*.*"
+	}
+	return prefixDead + strconv.FormatUint(job, 10) + ".*"
+}
+
+// taskOfDead is the inverse of [SubjectDead].
+func taskOfDead(subject string) (task int, ok bool) {
+	_, right, _ := strings.Cut(strings.TrimPrefix(subject, prefixDead), ".")
+	task, err := strconv.Atoi(right)
+	return task, err == nil
+}
+
 // Broker is a connection with JetStream and the cluster's streams and buckets.
 type Broker struct {
 	NC       *nats.Conn
@@ -144,6 +177,8 @@ type Broker struct {
 	cfg      Config
 	replicas int
 	results  atomic.Pointer[jetstream.Stream]
+	tries    atomic.Pointer[jetstream.Stream]
+	dead     atomic.Pointer[jetstream.Stream]
 }
 
 // Ensure creates or updates every stream and bucket. It is safe to call from
@@ -154,6 +189,12 @@ func (b *Broker) Ensure(ctx context.Context) error {
 			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates},
 		{Name: streamResults, Description: "iDunno: one result a task, first write wins",
 			Subjects: []string{prefixResults + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
+		{Name: streamTries, Description: "iDunno: tries of unfinished jobs' tasks that gave no result",
+			Subjects: []string{prefixTries + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
+			MaxMsgsPerSubject: wire.MaxTried, MaxAge: maxTriesAge, AllowDirect: true},
+		{Name: streamDead, Description: "iDunno: dead letters, tasks that failed for good",
+			Subjects: []string{prefixDead + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
 		b.tasksConfig(),
 	}
@@ -269,12 +310,17 @@ func (b *Broker) Jobs(ctx context.Context) (jetstream.Stream, error) {
 
 // Results opens the stream of results.
 func (b *Broker) Results(ctx context.Context) (jetstream.Stream, error) {
-	if s := b.results.Load(); s != nil {
+	return b.stream(ctx, &b.results, streamResults)
+}
+
+// stream opens a stream, once.
+func (b *Broker) stream(ctx context.Context, kept *atomic.Pointer[jetstream.Stream], name string) (jetstream.Stream, error) {
+	if s := kept.Load(); s != nil {
 		return *s, nil
 	}
-	s, err := b.JS.Stream(ctx, streamResults)
+	s, err := b.JS.Stream(ctx, name)
 	if err == nil {
-		b.results.Store(&s)
+		kept.Store(&s)
 	}
 	return s, err
 }
