@@ -120,19 +120,23 @@ func TestAdoptedTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for task := range 2 {
-		if err := publish(t, b, 1, task+1); err != nil {
-			t.Fatal(err)
-		}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Fatal(err)
 	}
 	tasks, err := b.Tasks(ctx, name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	next := func(deliveries int) broker.Delivery {
-		d, err := tasks.Next(ctx)
-		if err != nil || d == nil || d.NumDelivered() != deliveries {
-			t.Fatalf("delivery %v, %v, want number %d", d, err, deliveries)
+		var d broker.Delivery
+		for d == nil { // what was said before may still be under way
+			var err error
+			if d, err = tasks.Next(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.NumDelivered() != deliveries {
+			t.Fatalf("delivery %d, want number %d", d.NumDelivered(), deliveries)
 		}
 		adopted, err := b.Adopt(d.Reply(), d.Data())
 		if err != nil || adopted.NumDelivered() != deliveries {
@@ -149,9 +153,6 @@ func TestAdoptedTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := again.Ack(); err != nil {
-		t.Fatal(err)
-	}
-	if err := next(1).Ack(); err != nil {
 		t.Fatal(err)
 	}
 	for ctx.Err() == nil {
