@@ -13,6 +13,14 @@ var (
 	ErrFull = errors.New("the store is full")
 	// ErrTooFewServers is returned when a stream can't get the copies it shall have.
 	ErrTooFewServers = errors.New("too few servers")
+	// ErrNobody is returned when nobody listens where a question was asked.
+	ErrNobody = errors.New("nobody there answers")
+	// ErrWatchEnded is returned when a watch of a bucket can't go on.
+	ErrWatchEnded = errors.New("the watch ended")
+	// ErrTooLarge is returned for what the server's messages don't hold.
+	ErrTooLarge = errors.New("larger than the server's messages may be")
 	// ErrUnknownContext is returned when a NATS context can't be read.
 	ErrUnknownContext = errors.New("unknown NATS context")
+	// ErrNotTask is returned for a subject that is not the acknowledgement of a task.
+	ErrNotTask = errors.New("not the acknowledgement of a task")
 )

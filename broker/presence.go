@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"idunno/broker/wire"
 )
 
@@ -17,30 +15,40 @@ const heartbeatEvery = 200 * time.Millisecond
 // says so, and answers pings. There is no pause between two changes: a task that
 // no heartbeat names waits for the ack wait when its node dies. It blocks until
 // ctx ends and then says that the node leaves.
-func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat func() wire.Heartbeat) error {
+func Announce(ctx context.Context, b Core, changed <-chan struct{}, beat func() wire.Heartbeat) error {
 	name := beat().Node
-	ping, err := nc.Subscribe(SubjectPing(name), func(m *nats.Msg) {
+	marshal := func(leaving bool) []byte {
 		h := beat()
-		_ = m.Respond(h.Marshal())
+		h.Conn, h.Leaving = b.ConnID(), leaving
+		return h.Marshal()
+	}
+	stop, err := b.Listen(SubjectPing(name), func(m *Message) {
+		if m.Respond != nil {
+			_ = m.Respond(marshal(false))
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("announce node %s: %w", name, err)
 	}
-	defer func() { _ = ping.Unsubscribe() }()
+	defer stop()
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	for {
-		h := beat()
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
-		_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
+		_ = b.Publish(SubjectHeartbeat(name), marshal(false))
 		select {
 		case <-ctx.Done():
-			h := beat()
-			h.Leaving = true
-			_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
+			_ = b.Publish(SubjectHeartbeat(name), marshal(true))
 			return nil
 		case <-tick.C:
 		case <-changed:
 		}
 	}
+}
+
+// TellClosed tells the cluster that a server has closed a connection. A message
+// that is lost is made up for by the node's silence.
+func TellClosed(b Core, server string, client uint64) {
+	c := wire.ConnClosed{Schema: wire.Schema, Conn: wire.Conn(server, client)}
+	_ = b.Publish(SubjectClosed, c.Marshal())
 }

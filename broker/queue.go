@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,10 +49,40 @@ func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []b
 	if IsExists(err) {
 		return ErrExists
 	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		err = ErrTooLarge
+	}
 	if err != nil {
 		return fmt.Errorf("store result of job %d task %d: %w", job, task, err)
 	}
 	return nil
+}
+
+// LastResult is the place of the newest result, 0 when there is none.
+func (b *Broker) LastResult(ctx context.Context) (uint64, error) {
+	stream, err := b.Results(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("open results: %w", err)
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read results: %w", err)
+	}
+	return info.State.LastSeq, nil
+}
+
+// Submit stores a submission and returns its job number. A second one with the
+// same id, unless that is "", is the same job.
+func (b *Broker) Submit(ctx context.Context, id string, doc []byte) (job uint64, err error) {
+	var opts []jetstream.PublishOpt
+	if id != "" {
+		opts = append(opts, jetstream.WithMsgID(id))
+	}
+	ack, err := b.JS.Publish(ctx, SubjectJobs, doc, opts...)
+	if err != nil {
+		return 0, fmt.Errorf("store the submission: %w", err)
+	}
+	return ack.Sequence, nil
 }
 
 // HasResult reports whether a task has a stored result.
@@ -74,47 +105,166 @@ func (b *Broker) HasResult(ctx context.Context, job uint64, task int) (bool, err
 
 // PublishTask puts a task into the queue. It returns a future; a task that is
 // queued already makes it fail with an error for which [IsExists] is true.
-func (b *Broker) PublishTask(job uint64, task int, data []byte) (jetstream.PubAckFuture, error) {
-	return b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
+func (b *Broker) PublishTask(job uint64, task int, data []byte) (Future, error) {
+	f, err := b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
+	if err != nil {
+		return nil, fmt.Errorf("publish job %d task %d: %w", job, task, err)
+	}
+	return future{f}, nil
+}
+
+// future is a [Future] of an asynchronous publish.
+type future struct{ jetstream.PubAckFuture }
+
+func (f future) Wait(ctx context.Context) error {
+	select {
+	case <-f.Ok():
+		return nil
+	case err := <-f.Err():
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // HandBack returns a task to its queue on behalf of a node that can't. It does
 // nothing for a subject that is no acknowledgement of a task: it comes from a
 // heartbeat, which anybody may send.
 func (b *Broker) HandBack(reply string) {
-	if strings.HasPrefix(reply, "$JS.ACK.") && strings.Contains(reply, "."+streamTasks+".") {
+	if _, ok := deliveries(reply); ok {
 		// A lost connection loses it; the ack wait is the backstop.
 		_ = b.NC.Publish(reply, []byte(nak))
 	}
 }
+
+// deliveries reads from the subject of a task's acknowledgement how often it has
+// been delivered: $JS.ACK.STREAM.CONSUMER.DELIVERIES. and more, with a domain and
+// an account in front of the stream's name where the server has domains.
+func deliveries(reply string) (n int, ok bool) {
+	tokens := strings.Split(reply, ".")
+	if len(tokens) < 9 || tokens[0] != "$JS" || tokens[1] != "ACK" {
+		return 0, false
+	}
+	tokens = tokens[2:]
+	if tokens[0] != streamTasks && tokens[2] == streamTasks {
+		tokens = tokens[2:]
+	}
+	n, err := strconv.Atoi(tokens[2])
+	return n, tokens[0] == streamTasks && err == nil && n > 0
+}
+
+// Adopt makes a delivery of a task that another worker took.
+func (b *Broker) Adopt(reply string, data []byte) (Delivery, error) {
+	n, ok := deliveries(reply)
+	if !ok {
+		return nil, ErrNotTask
+	}
+	return adopted{b.NC, reply, data, n}, nil
+}
+
+// adopted is a [Delivery] that another connection received. The server takes its
+// acknowledgement from anybody.
+type adopted struct {
+	nc    *nats.Conn
+	reply string
+	data  []byte
+	n     int
+}
+
+func (d adopted) Data() []byte      { return d.data }
+func (d adopted) Subject() string   { return SubjectWake }
+func (d adopted) Reply() string     { return d.reply }
+func (d adopted) NumDelivered() int { return d.n }
+func (d adopted) Ack() error        { return d.say("+ACK") }
+func (d adopted) Nak() error        { return d.say(nak) }
+func (d adopted) InProgress() error { return d.say("+WPI") }
+func (d adopted) Term() error       { return d.say("+TERM") }
+func (d adopted) NakWithDelay(delay time.Duration) error {
+	return d.say(fmt.Sprintf(`%s {"delay": %d}`, nak, delay.Nanoseconds()))
+}
+func (d adopted) say(what string) error { return d.nc.Publish(d.reply, []byte(what)) }
 
 // Wake tells every worker to look for tasks.
 func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
+// The name it returns is that of the queue in this life of the server's memory.
 //
 // The queue has as many copies as the stream of tasks: the server allows no other
 // number for a work queue. One copy of both would cost less a task, but with its
 // server every running job would lose its queue; three in memory cost a round trip
 // between servers, and go on after an election.
-func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
+func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err error) {
 	if err := b.ensureStream(ctx, tasksConfig()); err != nil {
-		return err
+		return "", err
 	}
-	_, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
-		Durable: consumerOf(job), FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return "", fmt.Errorf("open task queue: %w", err)
+	}
+	queue = consumerOf(job, stream.CachedInfo().Created)
+	_, err = b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
+		Durable: queue, FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, MemoryStorage: true,
 	})
 	if err != nil {
-		return fmt.Errorf("open queue of job %d: %w", job, err)
+		return "", fmt.Errorf("open queue of job %d: %w", job, err)
 	}
-	return nil
+	return queue, nil
 }
 
-// Queue opens a job's tasks for pulling.
-func (b *Broker) Queue(ctx context.Context, job uint64) (jetstream.Consumer, error) {
-	return b.JS.Consumer(ctx, streamTasks, consumerOf(job))
+// Tasks opens a queue, by the name that [Broker.OpenQueue] gave it, for pulling.
+func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
+	consumer, err := b.Consumer(ctx, queue)
+	if err != nil {
+		return nil, err
+	}
+	return taskQueue{consumer}, nil
+}
+
+// Consumer opens the consumer of a queue.
+func (b *Broker) Consumer(ctx context.Context, queue string) (jetstream.Consumer, error) {
+	consumer, err := b.JS.Consumer(ctx, streamTasks, queue)
+	if err != nil {
+		return nil, fmt.Errorf("open queue %s: %w", queue, err)
+	}
+	return consumer, nil
+}
+
+// taskQueue is a [TaskQueue] on a consumer.
+type taskQueue struct{ consumer jetstream.Consumer }
+
+// Next asks for one task that is there.
+func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
+	batch, err := q.consumer.FetchNoWait(1)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case msg, ok := <-batch.Messages():
+		if ok {
+			return delivery{msg}, nil
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+			return nil, err
+		}
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// delivery is a [Delivery] of a consumer.
+type delivery struct{ jetstream.Msg }
+
+// NumDelivered is 1 for a message that doesn't tell.
+func (d delivery) NumDelivered() int {
+	meta, err := d.Metadata()
+	if err != nil {
+		return 1
+	}
+	return int(meta.NumDelivered)
 }
 
 // CloseQueue drops what is left of a job's tasks.
@@ -123,14 +273,14 @@ func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
 	if err != nil {
 		return fmt.Errorf("open task queue: %w", err)
 	}
-	err = stream.DeleteConsumer(ctx, consumerOf(job))
+	err = stream.DeleteConsumer(ctx, consumerOf(job, stream.CachedInfo().Created))
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("close queue of job %d: %w", job, err)
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(tasksOf(job))); err != nil {
 		return fmt.Errorf("purge queue of job %d: %w", job, err)
 	}
-	return nil
+	return b.dropTries(ctx, job)
 }
 
 // QueueDepth is the number of tasks in the queue of a job, in flight included.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker/wire"
 )
 
 // Names of streams and buckets. Nothing outside this file spells one.
@@ -17,6 +19,8 @@ const (
 	streamJobs    = "IDUNNO_JOBS"
 	streamTasks   = "IDUNNO_TASKS"
 	streamResults = "IDUNNO_RESULTS"
+	streamTries   = "IDUNNO_ATTEMPTS"
+	streamDead    = "IDUNNO_DEAD"
 	bucketState   = "idunno_state"
 	bucketFiles   = "idunno_files"
 	bucketObjects = "idunno_objects"
@@ -37,14 +41,21 @@ const (
 	SubjectStats  = "idunno.stats"
 	SubjectNodes  = "idunno.nodes"
 	SubjectCancel = "idunno.cancel"
+	SubjectDLQ    = "idunno.dlq"
+	SubjectRetry  = "idunno.dlq.retry"
 )
 
 const (
 	prefixTasks     = "idunno.tasks."
 	prefixResults   = "idunno.results."
+	prefixTries     = "idunno.attempts."
+	prefixDead      = "idunno.dead."
 	prefixHeartbeat = "idunno.heartbeat."
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
+	prefixRescue    = "idunno.rescue."
+	// SubjectClosed is where brokers tell of connections that closed.
+	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
 	SubjectWake = "idunno.wake"
 	// SubjectHeartbeats matches every node's heartbeat.
@@ -73,6 +84,8 @@ const (
 
 	maxInFlight = 20_000
 	duplicates  = 2 * time.Minute
+	// maxTriesAge is how long a try counts should nobody clean up after its job.
+	maxTriesAge = 7 * 24 * time.Hour
 )
 
 // SubjectHeartbeat is where a node tells that it lives.
@@ -80,6 +93,9 @@ func SubjectHeartbeat(node string) string { return prefixHeartbeat + node }
 
 // SubjectPing is where a node answers; no responder there means that it is gone.
 func SubjectPing(node string) string { return prefixPing + node }
+
+// SubjectRescue is where a worker is given the tasks of a dead one.
+func SubjectRescue(node string) string { return prefixRescue + node }
 
 // SubjectProgress is where the progress of a training job is told.
 func SubjectProgress(job uint64) string { return prefixProgress + strconv.FormatUint(job, 10) }
@@ -89,6 +105,12 @@ func SubjectTask(job uint64, task int) string { return prefixTasks + jobTask(job
 
 // SubjectResult is the subject of a task's result: one message for ever.
 func SubjectResult(job uint64, task int) string { return prefixResults + jobTask(job, task) }
+
+// SubjectTries is the subject of the tries of a task that ended without a result.
+func SubjectTries(job uint64, task int) string { return prefixTries + jobTask(job, task) }
+
+// SubjectDead is the subject of a task's dead letter: one message for ever.
+func SubjectDead(job uint64, task int) string { return prefixDead + jobTask(job, task) }
 
 // KeyJob is the key of a job's record.
 func KeyJob(job uint64) string { return keyJob + strconv.FormatUint(job, 10) }
@@ -125,7 +147,29 @@ func TaskOfResult(subject string) (job uint64, task int, ok bool) {
 func tasksOf(job uint64) string   { return prefixTasks + strconv.FormatUint(job, 10) + ".>" }
 func resultsOf(job uint64) string { return prefixResults + strconv.FormatUint(job, 10) + ".>" }
 
-func consumerOf(job uint64) string { return "job-" + strconv.FormatUint(job, 10) }
+// consumerOf names the consumer of a job's tasks in a life of the task stream. The
+// stream lives in memory and counts from 1 again in its next life; an
+// acknowledgement from this one must not find another task in its place there.
+func consumerOf(job uint64, created time.Time) string {
+	return "job-" + strconv.FormatUint(job, 10) + "-" + strconv.FormatInt(created.UnixNano(), 36)
+}
+
+func triesOf(job uint64) string { return prefixTries + strconv.FormatUint(job, 10) + ".>" }
+
+// deadOf matches the dead letters of a job, or with 0 those of all jobs.
+func deadOf(job uint64) string {
+	if job == 0 {
+		return prefixDead + "*.*"
+	}
+	return prefixDead + strconv.FormatUint(job, 10) + ".*"
+}
+
+// taskOfDead is the inverse of [SubjectDead].
+func taskOfDead(subject string) (task int, ok bool) {
+	_, right, _ := strings.Cut(strings.TrimPrefix(subject, prefixDead), ".")
+	task, err := strconv.Atoi(right)
+	return task, err == nil
+}
 
 // Broker is a connection with JetStream and the cluster's streams and buckets.
 type Broker struct {
@@ -133,6 +177,8 @@ type Broker struct {
 	JS      jetstream.JetStream
 	cfg     Config
 	results atomic.Pointer[jetstream.Stream]
+	tries   atomic.Pointer[jetstream.Stream]
+	dead    atomic.Pointer[jetstream.Stream]
 }
 
 // streams are the configurations of the streams that are no buckets.
@@ -142,6 +188,12 @@ func streams() []jetstream.StreamConfig {
 			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates, Discard: jetstream.DiscardNew},
 		{Name: streamResults, Description: "iDunno: one result a task, first write wins",
 			Subjects: []string{prefixResults + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
+		{Name: streamTries, Description: "iDunno: tries of unfinished jobs' tasks that gave no result",
+			Subjects: []string{prefixTries + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
+			MaxMsgsPerSubject: wire.MaxTried, MaxAge: maxTriesAge, AllowDirect: true},
+		{Name: streamDead, Description: "iDunno: dead letters, tasks that failed for good",
+			Subjects: []string{prefixDead + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
 		tasksConfig(),
 	}
@@ -164,7 +216,8 @@ func buckets() []jetstream.KeyValueConfig {
 // streamNames are the streams of everything: those of the buckets are named after
 // them by the client library.
 func streamNames() []string {
-	return []string{streamResults, streamTasks, streamJobs, "KV_" + bucketState, "KV_" + bucketLease, "KV_" + bucketFiles, streamObjects}
+	return []string{streamResults, streamTasks, streamJobs, streamTries, streamDead,
+		"KV_" + bucketState, "KV_" + bucketLease, "KV_" + bucketFiles, streamObjects}
 }
 
 // State opens the bucket of job records.
@@ -178,7 +231,7 @@ func (b *Broker) Lease(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // Files opens what the SDFS stands on: its objects and its index.
-func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error) {
+func (b *Broker) Files(ctx context.Context) (Objects, jetstream.KeyValue, error) {
 	index, err := b.JS.KeyValue(ctx, bucketFiles)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketFiles, err)
@@ -191,20 +244,21 @@ func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return &Objects{objects, stream}, index, nil
+	return &objectBucket{objects, stream}, index, nil
 }
 
-// Objects is the bucket of objects.
-type Objects struct {
+// objectBucket is an [Objects] on an object store.
+type objectBucket struct {
 	jetstream.ObjectStore
 	stream jetstream.Stream
 }
 
-// Chunk reads the first chunk, from place from of the stream on, of the object
-// whose chunks have the given identifier. It returns [jetstream.ErrMsgNotFound]
-// when there is none. Unlike the client's own reading it needs no consumer, and
-// ends with ctx.
-func (o *Objects) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
+// Stream is the stream that the bucket stands on.
+func (o *objectBucket) Stream() jetstream.Stream { return o.stream }
+
+// Chunk reads a chunk with one request: unlike the client's own reading it needs
+// no consumer, and ends with ctx.
+func (o *objectBucket) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
 	return o.stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(prefixChunks+id))
 }
 
@@ -215,12 +269,17 @@ func (b *Broker) Jobs(ctx context.Context) (jetstream.Stream, error) {
 
 // Results opens the stream of results.
 func (b *Broker) Results(ctx context.Context) (jetstream.Stream, error) {
-	if s := b.results.Load(); s != nil {
+	return b.stream(ctx, &b.results, streamResults)
+}
+
+// stream opens a stream, once.
+func (b *Broker) stream(ctx context.Context, kept *atomic.Pointer[jetstream.Stream], name string) (jetstream.Stream, error) {
+	if s := kept.Load(); s != nil {
 		return *s, nil
 	}
-	s, err := b.JS.Stream(ctx, streamResults)
+	s, err := b.JS.Stream(ctx, name)
 	if err == nil {
-		b.results.Store(&s)
+		kept.Store(&s)
 	}
 	return s, err
 }

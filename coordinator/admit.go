@@ -8,8 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
+	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/sched"
 	"idunno/objectstore"
@@ -85,26 +84,11 @@ func (c *coordinator) lookUp(ctx context.Context, field, folder, ref, code, hint
 
 // followJobs admits the submissions that have no record yet, and then every new one.
 func (l *leader) followJobs(ctx context.Context) (stop func(), err error) {
-	stream, err := l.Broker.Jobs(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open submissions: %w", err)
-	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.last + 1})
-	if err != nil {
-		return nil, fmt.Errorf("read submissions: %w", err)
-	}
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
+	return l.Broker.FollowJobs(ctx, l.last+1, func(ctx context.Context, m *broker.Stored) {
+		if m != nil {
+			l.admitWhenPossible(ctx, m.Seq, m.At, m.Data)
 		}
-		l.admitWhenPossible(ctx, meta.Sequence.Stream, meta.Timestamp, m.Data())
-	}, jetstream.PullMaxMessages(64))
-	if err != nil {
-		return nil, fmt.Errorf("read submissions: %w", err)
-	}
-	return consuming.Stop, nil
+	})
 }
 
 // admitWhenPossible admits a submission, again and again while the store is
@@ -151,15 +135,11 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 	}
 	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
 	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
-	stream, err := l.Broker.Results(ctx)
+	last, err := l.Broker.LastResult(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open results: %w", err)
+		return nil, err
 	}
-	info, err := stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
-	rec.ResultsFrom = info.State.LastSeq + 1
+	rec.ResultsFrom = last + 1
 	return rec, nil
 }
 
@@ -169,7 +149,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.members.Slots())
+		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.roll.slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err
@@ -216,7 +196,7 @@ func (l *leader) settle(ctx context.Context) error {
 // start opens a queued job's task queue and makes it active.
 func (l *leader) start(ctx context.Context, job uint64) error {
 	j := l.jobs[job]
-	if err := l.Broker.OpenQueue(ctx, job); err != nil {
+	if err := l.openQueue(ctx, job); err != nil {
 		return err
 	}
 	j.Rec.State = wire.StateRunning
@@ -227,6 +207,7 @@ func (l *leader) start(ctx context.Context, job uint64) error {
 	l.queued = slices.DeleteFunc(l.queued, func(n uint64) bool { return n == job })
 	l.active = append(l.active, job)
 	l.looked[job] = time.Now()
+	l.roll.plan(j.Rec)
 	l.dirty = true
 	return nil
 }
@@ -260,6 +241,8 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	l.remember(&rec)
 	delete(l.jobs, job)
 	delete(l.looked, job)
+	delete(l.queues, job)
+	l.roll.forget(job)
 	isJob := func(n uint64) bool { return n == job }
 	l.active = slices.DeleteFunc(l.active, isJob)
 	l.queued = slices.DeleteFunc(l.queued, isJob)

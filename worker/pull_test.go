@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"idunno/broker"
 	"idunno/broker/brokertest"
 	"idunno/broker/wire"
 	"idunno/models/dataset"
@@ -26,12 +27,16 @@ func newBench(t *testing.T, slots int) (*worker, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.OpenQueue(ctx, 1); err != nil {
+	name, err := b.OpenQueue(ctx, 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.table.update([]wire.ActiveJob{{Job: 1}})
+	w.table.update([]wire.ActiveJob{{Job: 1, Queue: name}})
 	return w, ctx
 }
+
+// onNATS is the worker's connection, for what the worker itself can't do.
+func onNATS(w *worker) *broker.Broker { return w.Broker.(*broker.Broker) }
 
 // queue puts tasks 1 to n into the queue of job 1.
 func queue(t *testing.T, w *worker, n int, change func(*wire.Task)) {
@@ -45,9 +50,7 @@ func queue(t *testing.T, w *worker, n int, change func(*wire.Task)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
+		if err := future.Wait(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +68,7 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 	w, ctx := newBench(t, 2)
 	queue(t, w, 10, nil)
 	stop := pulls(ctx, w)
-	consumer, err := w.Broker.Queue(ctx, 1)
+	consumer, err := onNATS(w).Consumer(ctx, w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,25 +119,28 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 
 // drained is a queue whose worker is told to stop while a request is under way.
 type drained struct {
-	jetstream.Consumer
+	broker.TaskQueue
 	stop func()
 }
 
-func (d drained) FetchNoWait(n int) (jetstream.MessageBatch, error) {
-	batch, err := d.Consumer.FetchNoWait(n)
+func (d drained) Next(ctx context.Context) (broker.Delivery, error) {
 	d.stop()
-	return batch, err
+	return d.TaskQueue.Next(ctx)
 }
 
 func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 	w, ctx := newBench(t, 1)
 	queue(t, w, 1, nil)
-	consumer, err := w.Broker.Queue(ctx, 1)
+	consumer, err := onNATS(w).Consumer(ctx, w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pulling, stop := context.WithCancel(ctx)
-	w.table.opened(1, drained{consumer, stop})
+	tasks, err := w.Broker.Tasks(ctx, w.table.jobs[1].name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.table.opened(1, w.table.jobs[1].name, drained{tasks, stop})
 	if _, err := w.next(pulling); !errors.Is(err, context.Canceled) {
 		t.Fatalf("next: %v", err)
 	}
@@ -158,35 +164,14 @@ func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 	if held := w.take(ctx, ctx, p); held != nil || len(w.tokens) != 0 {
 		t.Fatalf("took %+v", held)
 	}
-	if err := w.Broker.NC.FlushWithContext(ctx); err != nil {
+	if err := onNATS(w).NC.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if depth, err := w.Broker.QueueDepth(ctx, 1); err != nil || depth != 1 {
 		t.Errorf("%d tasks in the queue, %v", depth, err)
 	}
-	if _, _, ok := w.table.pick(); ok {
+	if _, _, _, ok := w.table.pick(); ok {
 		t.Error("the job of unreadable tasks is asked again at once")
-	}
-}
-
-func TestOldServersTasksAreNotAcknowledged(t *testing.T) {
-	w, ctx := newBench(t, 1)
-	queue(t, w, 1, nil)
-	p, err := w.next(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.server = "the one before"
-	w.tokens <- struct{}{}
-	old := w.take(ctx, ctx, p)
-	w.ack(old)
-	w.hand.remove(old)
-	consumer, err := w.Broker.Queue(ctx, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := consumer.Info(ctx); err != nil || info.NumAckPending != 1 {
-		t.Errorf("%d tasks are unacknowledged, want 1 (%v)", info.NumAckPending, err)
 	}
 }
 

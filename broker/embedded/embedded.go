@@ -61,8 +61,9 @@ type Config struct {
 
 // Server is a running nats-server.
 type Server struct {
-	srv   *server.Server
-	store string
+	srv      *server.Server
+	store    string
+	password string
 }
 
 // readyWait bounds the start. A large store is read again at the start, so it is generous.
@@ -98,6 +99,7 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	password := withEvents(opts)
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("configure the embedded NATS server: %w", err)
@@ -112,7 +114,7 @@ func Start(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("%w within %v on %s port %d: is the port taken, or the store %s in use by another server?",
 			ErrNotReady, readyWait, cfg.Host, cfg.Port, filepath.Clean(cfg.Store))
 	}
-	return &Server{srv: srv, store: cfg.Store}, nil
+	return &Server{srv: srv, store: cfg.Store, password: password}, nil
 }
 
 // options are those of the server.

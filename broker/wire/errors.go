@@ -8,6 +8,9 @@ const (
 	CodeBadRange     = "bad_range"
 	CodeNoSuchJob    = "no_such_job"
 	CodeJobEnded     = "job_ended"
+	CodeJobRuns      = "job_runs"
+	CodeNoFailures   = "no_failures"
+	CodeNoSuchLetter = "no_such_letter"
 	CodeBadRequest   = "bad_request"
 	CodeUnavailable  = "unavailable"
 )

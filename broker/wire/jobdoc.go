@@ -23,6 +23,8 @@ const (
 	MaxEpochs = 1000
 	// MaxTasks is the most tasks one job is planned into.
 	MaxTasks = 10_000_000
+	// MaxRetryTasks is the most tasks that a retry may name.
+	MaxRetryTasks = 1000
 )
 
 // Where the models and data sets that documents name stand in the SDFS: model
@@ -39,8 +41,9 @@ const (
 	DefaultSeed      = 1
 )
 
-// JobDoc is what a user submits: either an inference query (Model, From, To)
-// or a training run (Train).
+// JobDoc is what a user submits: an inference query (Model, From, To), a training
+// run (Train), or a retry of what failed in another job (Retry). In the record of
+// a retry the other fields are those of the job that it retries.
 type JobDoc struct {
 	// Model names a model in the SDFS, "mlp" or "mlp@3" for a version.
 	Model string `json:"model,omitempty"`
@@ -54,6 +57,12 @@ type JobDoc struct {
 	// Epochs and Seed configure a training run.
 	Epochs int    `json:"epochs,omitempty"`
 	Seed   uint64 `json:"seed,omitempty"`
+	// Retry is the job whose failed tasks are to be done again, Tasks which of them;
+	// default all. The models and data are those that the job had, unless Newest
+	// asks for what their names stand for now.
+	Retry  uint64 `json:"retry,omitempty"`
+	Tasks  []int  `json:"tasks,omitempty"`
+	Newest bool   `json:"newest,omitempty"`
 }
 
 // Archs lists the architectures that can be trained.
@@ -82,6 +91,7 @@ func (d JobDoc) Target() string {
 var (
 	inferFields = []string{"model", "data", "from", "to"}
 	trainFields = []string{"train", "data", "epochs", "seed"}
+	retryFields = []string{"retry", "tasks", "newest"}
 	refPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?$`)
 	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 )
@@ -107,8 +117,13 @@ func ParseJobDoc(p []byte) (JobDoc, error) {
 	}
 	_, infer := fields["model"]
 	_, train := fields["train"]
+	_, retry := fields["retry"]
 	allowed := inferFields
 	switch {
+	case retry && (infer || train):
+		return d, fieldErr("retry", "can't be given with model or train; allowed: %s", strings.Join(retryFields, ", "))
+	case retry:
+		allowed = retryFields
 	case infer && train:
 		return d, fieldErr("train", "and model can't both be given; allowed: one of them")
 	case train:
@@ -121,12 +136,40 @@ func ParseJobDoc(p []byte) (JobDoc, error) {
 			return d, fieldErr(printable(name), "is not a field of this kind of job; allowed: %s", strings.Join(allowed, ", "))
 		}
 	}
-	if train {
+	switch {
+	case retry:
+		err = parseRetry(fields, &d)
+	case train:
 		err = parseTrain(fields, &d)
-	} else {
+	default:
 		err = parseInfer(fields, &d)
 	}
 	return d, err
+}
+
+func parseRetry(fields map[string]json.RawMessage, d *JobDoc) error {
+	job, err := intField(fields, "retry", 1, math.MaxInt64, 0)
+	if err != nil {
+		return err
+	}
+	d.Retry = uint64(job)
+	if raw, ok := fields["newest"]; ok && string(raw) != "true" && string(raw) != "false" {
+		return fieldErr("newest", "is %s; allowed: true or false", excerpt(raw))
+	}
+	d.Newest = string(fields["newest"]) == "true"
+	raw, ok := fields["tasks"]
+	if !ok {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &d.Tasks); err != nil || len(d.Tasks) < 1 || len(d.Tasks) > MaxRetryTasks {
+		return fieldErr("tasks", "is %s; allowed: a list of 1 to %d task numbers, or nothing for all", excerpt(raw), MaxRetryTasks)
+	}
+	for _, n := range d.Tasks {
+		if n < 1 || n > MaxTasks {
+			return fieldErr("tasks", "has the number %d; allowed: 1 to %d", n, MaxTasks)
+		}
+	}
+	return nil
 }
 
 func parseInfer(fields map[string]json.RawMessage, d *JobDoc) error {

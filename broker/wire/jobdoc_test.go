@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,12 +18,15 @@ func TestParseJobDoc(t *testing.T) {
 		`{"model":"mlp","from":1,"to":50}`:                               {Model: "mlp", Data: "mnist", From: 1, To: 50},
 		` { "to" : 7 , "from":7,"model":"cnn@12","data":"my-set_1.0@3"}`: {Model: "cnn@12", Data: "my-set_1.0@3", From: 7, To: 7},
 		`{"mod\u0065l":"m","from":1,"to":100000000}` + "\n":              {Model: "m", Data: "mnist", From: 1, To: wire.MaxBatch},
+		`{"retry":12}`: {Retry: 12},
+		`{"retry":12,"tasks":[4,2],"newest":true}`:     {Retry: 12, Tasks: []int{4, 2}, Newest: true},
+		`{"newest":false,"retry":9223372036854775807}`: {Retry: 9223372036854775807},
 		`{"train":"mlp"}`:          {Train: "mlp", Data: "mnist-train", Epochs: wire.DefaultEpochs("mlp"), Seed: wire.DefaultSeed},
 		`{"train":"cnn","seed":2}`: {Train: "cnn", Data: "mnist-train", Epochs: wire.DefaultEpochs("cnn"), Seed: 2},
 		`{"train":"cnn","epochs":1000,"seed":2147483647,"data":"x"}`: {Train: "cnn", Data: "x", Epochs: 1000, Seed: 2147483647},
 	} {
 		got, err := wire.ParseJobDoc([]byte(doc))
-		if err != nil || got != want {
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v; want %+v", doc, got, err, want)
 		}
 	}
@@ -59,6 +64,18 @@ func badDocs() map[string][2]string {
 		`{"train":"mlp","model":"mlp"}`:                {"train", "can't both"},
 		`{"model":"m","from":1,"from":2,"to":3}`:       {"from", "given twice"},
 		`{"model":"m","model":"m","from":1,"to":3}`:    {"model", "given twice"},
+		// retries
+		`{"retry":0}`:                               {"retry", "a whole number from 1"},
+		`{"retry":"3"}`:                             {"retry", "a whole number from 1"},
+		`{"retry":3,"model":"m"}`:                   {"retry", "allowed: retry, tasks, newest"},
+		`{"retry":3,"from":1,"to":2}`:               {"", "allowed: retry, tasks, newest"},
+		`{"retry":3,"train":"mlp"}`:                 {"retry", "allowed: retry, tasks, newest"},
+		`{"retry":3,"tasks":[]}`:                    {"tasks", "a list of 1 to 1000"},
+		`{"retry":3,"tasks":null}`:                  {"tasks", "a list of 1 to 1000"},
+		`{"retry":3,"tasks":[1.5]}`:                 {"tasks", "a list of 1 to 1000"},
+		`{"retry":3,"tasks":[0]}`:                   {"tasks", "allowed: 1 to 10000000"},
+		`{"retry":3,"newest":1}`:                    {"newest", "true or false"},
+		`{"model":"m","from":1,"to":2,"tasks":[1]}`: {"tasks", "allowed: model, data, from, to"},
 		// names
 		`{"model":5,"from":1,"to":2}`:                {"model", "a string"},
 		`{"model":null,"from":1,"to":2}`:             {"model", "a string"},
@@ -145,6 +162,7 @@ func FuzzParseJobDoc(f *testing.F) {
 		}
 	}
 	f.Add([]byte(`{"model":"mlp","from":1,"to":50}`))
+	f.Add([]byte(`{"retry":3,"tasks":[1,7,2],"newest":true}`))
 	f.Add([]byte(`{"train":"cnn","epochs":3,"seed":9,"data":"x"}`))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		d, err := wire.ParseJobDoc(p)
@@ -159,10 +177,16 @@ func FuzzParseJobDoc(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := wire.ParseJobDoc(again); err != nil || got != d {
+		if got, err := wire.ParseJobDoc(again); err != nil || !reflect.DeepEqual(got, d) {
 			t.Fatalf("%q became %s, and that %+v, %v", p, again, got, err)
 		}
-		if d.Training() == (d.Model != "") || !wire.ValidRef(d.Target()) || !wire.ValidRef(d.Data) || d.From > d.To {
+		if d.Retry != 0 {
+			if d.Target() != "" || d.Data != "" || d.From != 0 || d.To != 0 || len(d.Tasks) > wire.MaxRetryTasks || slices.ContainsFunc(d.Tasks, func(n int) bool { return n < 1 }) {
+				t.Fatalf("accepted %+v", d)
+			}
+			return
+		}
+		if d.Newest || d.Tasks != nil || d.Training() == (d.Model != "") || !wire.ValidRef(d.Target()) || !wire.ValidRef(d.Data) || d.From > d.To {
 			t.Fatalf("accepted %+v", d)
 		}
 	})

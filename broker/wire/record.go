@@ -44,6 +44,9 @@ type JobRecord struct {
 	DataDigest   string `json:"data_digest,omitempty"`
 	// TaskSize is the number of batches in a task; the last one may have fewer.
 	TaskSize int `json:"task_size,omitempty"`
+	// Retry is set for a job that retries another one's failed tasks. Doc and
+	// TaskSize are then those of the job that was planned first.
+	Retry *Retry `json:"retry,omitempty"`
 	// ResultsFrom is the first sequence of the results stream that can hold a
 	// result of this job.
 	ResultsFrom uint64 `json:"results_from,omitempty"`
@@ -58,13 +61,48 @@ type JobRecord struct {
 	Trained *Trained `json:"trained,omitempty"`
 }
 
+// Retry says which tasks a retrying job has.
+type Retry struct {
+	// Of is the job whose failed tasks these are.
+	Of uint64 `json:"of"`
+	// Tasks are their numbers in the plan that Doc and TaskSize give, ascending, as
+	// ranges of first and last.
+	Tasks Ranges `json:"tasks"`
+}
+
 // Batches is the number of batches the job asks for, 0 for training.
 func (r *JobRecord) Batches() int {
 	if r.Doc.Training() || r.Doc.To == 0 {
 		return 0
 	}
-	return r.Doc.To - r.Doc.From + 1
+	if r.Retry == nil {
+		return r.Doc.To - r.Doc.From + 1
+	}
+	n := 0
+	for _, t := range r.Retry.Tasks {
+		from, _ := r.span(t[0])
+		_, to := r.span(t[1])
+		n += to - from + 1
+	}
+	return n
 }
+
+// span is the batches of a task by its number in the plan.
+func (r *JobRecord) span(number int) (from, to int) {
+	from = r.Doc.From + (number-1)*r.TaskSize
+	return from, min(from+r.TaskSize-1, r.Doc.To)
+}
+
+// Number is the number in the plan of the job's task n.
+func (r *JobRecord) Number(n int) int {
+	if r.Retry == nil {
+		return n
+	}
+	return r.Retry.Tasks.At(n)
+}
+
+// Span is the first and the last batch of the job's task n.
+func (r *JobRecord) Span(n int) (from, to int) { return r.span(r.Number(n)) }
 
 // Tasks is the number of tasks the job is planned into.
 func (r *JobRecord) Tasks() int {
@@ -74,7 +112,47 @@ func (r *JobRecord) Tasks() int {
 	if r.TaskSize < 1 {
 		return 0
 	}
+	if r.Retry != nil {
+		return r.Retry.Tasks.Len()
+	}
 	return (r.Batches() + r.TaskSize - 1) / r.TaskSize
+}
+
+// Ranges are whole numbers, ascending, as first and last of each run.
+type Ranges [][2]int
+
+// RangesOf gives sorted numbers as ranges; one that comes twice counts once.
+func RangesOf(numbers []int) Ranges {
+	var out Ranges
+	for _, n := range numbers {
+		if last := len(out) - 1; last >= 0 && n <= out[last][1]+1 {
+			out[last][1] = max(n, out[last][1])
+			continue
+		}
+		out = append(out, [2]int{n, n})
+	}
+	return out
+}
+
+// Len is how many numbers there are.
+func (r Ranges) Len() int {
+	n := 0
+	for _, t := range r {
+		n += t[1] - t[0] + 1
+	}
+	return n
+}
+
+// At is the n-th number, counted from 1; 0 when there are fewer.
+func (r Ranges) At(n int) int {
+	for _, t := range r {
+		if size := t[1] - t[0] + 1; n > size {
+			n -= size
+			continue
+		}
+		return t[0] + n - 1
+	}
+	return 0
 }
 
 // ActiveJobs is the table that tells workers which jobs have work.
@@ -88,4 +166,6 @@ type ActiveJob struct {
 	Job   uint64 `json:"job"`
 	Model string `json:"model"`
 	Train bool   `json:"train,omitempty"`
+	// Queue is where the job's tasks are pulled from.
+	Queue string `json:"queue"`
 }

@@ -32,6 +32,8 @@ type Result struct {
 	Batches []BatchResult `json:"batches,omitempty"`
 	Error   string        `json:"error,omitempty"`
 	Trained *Trained      `json:"trained,omitempty"`
+	// Tried are the tries before this result, and the last one of a task that failed.
+	Tried []Attempt `json:"tried,omitempty"`
 }
 
 // BatchResult is one batch's predictions, score and time.
@@ -173,6 +175,14 @@ func ParseResult(p []byte) (*Result, error) {
 	}
 	if !ValidNodeName(r.Node) {
 		return nil, fmt.Errorf("decode result: job %d task %d from node %q", r.Job, r.Task, excerptString(r.Node))
+	}
+	if len(r.Tried) > MaxTried {
+		return nil, fmt.Errorf("decode result: job %d task %d was tried %d times", r.Job, r.Task, len(r.Tried))
+	}
+	for i := range r.Tried {
+		if err := r.Tried[i].check(); err != nil {
+			return nil, fmt.Errorf("decode result: job %d task %d: %w", r.Job, r.Task, err)
+		}
 	}
 	if r.Error != "" || r.Trained != nil {
 		if len(r.Batches) > 0 || len(values) > 0 {

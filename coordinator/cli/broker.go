@@ -103,7 +103,7 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, opts brokerOpt
 		return err
 	}
 	defer srv.Stop()
-	member, err := a.joinBroker(ctx, cfg, srv.URL())
+	member, err := a.joinBroker(ctx, cfg, srv)
 	if err != nil {
 		return err
 	}
@@ -142,11 +142,11 @@ func awaitLeaving(srv *embedded.Server) {
 }
 
 // joinBroker creates the streams, so that submissions are kept from the first
-// moment on, and makes the broker a member of the cluster. The returned function
-// takes it off the list. A server of several doesn't wait for the streams: that
-// takes most of the others.
-func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, url string) (leave func(), err error) {
-	b, err := broker.Connect(ctx, broker.Config{Servers: url, Name: cfg.Name, Leaderless: cfg.Cluster != "", Replicas: a.replicas})
+// moment on, makes the broker a member of the cluster, and has it tell of
+// connections that close. The returned function takes it off the list. A server of
+// several doesn't wait for the streams: that takes most of the others.
+func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) (leave func(), err error) {
+	b, err := broker.Connect(ctx, broker.Config{Servers: srv.URL(), Name: cfg.Name, Leaderless: cfg.Cluster != "", Replicas: a.replicas})
 	if err != nil {
 		return nil, err
 	}
@@ -161,10 +161,18 @@ func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, url string) (
 	} else {
 		aside.Go(func() { a.ensureSoon(ctx, b) })
 	}
+	stopEvents, err := srv.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
+	if err != nil {
+		cancel()
+		aside.Wait()
+		b.Close()
+		return nil, err
+	}
 	beat := wire.Heartbeat{Schema: wire.Schema, Node: cfg.Name, Role: wire.RoleBroker, Incarnation: time.Now().UnixNano(),
 		Version: version(), Address: localAddress(b), PID: os.Getpid(), Cores: runtime.NumCPU()}
-	aside.Go(func() { _ = broker.Announce(ctx, b.NC, nil, func() wire.Heartbeat { return beat }) })
+	aside.Go(func() { _ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat }) })
 	return func() {
+		stopEvents()
 		cancel()
 		aside.Wait()
 		b.Close()

@@ -16,6 +16,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// leases is the bucket as a coordinator hands it over.
+type leases struct{ broker.Bucket }
+
+func (b leases) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	e, err := b.Bucket.Get(ctx, key)
+	if err != nil {
+		return nil, 0, err
+	}
+	return e.Value, e.Revision, nil
+}
+
 type candidate struct {
 	stop  context.CancelFunc
 	led   chan uint64
@@ -26,13 +37,13 @@ type candidate struct {
 func run(t *testing.T, b *broker.Broker, name string, leaders *atomic.Int32) *candidate {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	bucket, err := b.Lease(ctx)
+	bucket, err := b.Leases(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &candidate{stop: cancel, led: make(chan uint64, 10), ended: make(chan error, 1)}
 	go func() {
-		c.ended <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: name, TTL: broker.LeaseTTL},
+		c.ended <- lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: name, TTL: broker.LeaseTTL},
 			func(ctx context.Context, epoch uint64) error {
 				if n := leaders.Add(1); n != 1 {
 					t.Errorf("%d leaders at once", n)
@@ -69,7 +80,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 	before := first.wait(t)
 	second := run(t, brokertest.Connect(t, url), "second", &leaders)
 
-	bucket, err := b.Lease(context.Background())
+	bucket, err := b.Leases(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +89,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It doesn't leave its key behind to expire.
-	if e, err := bucket.Get(context.Background(), broker.KeyLeader); err == nil && string(e.Value()) == "first" {
+	if e, err := bucket.Get(context.Background(), broker.KeyLeader); err == nil && string(e.Value) == "first" {
 		t.Error("the leader that stopped still holds the lease")
 	}
 	after := second.wait(t)
@@ -93,7 +104,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 
 func TestDeadLeadersLeaseExpires(t *testing.T) {
 	b := brokertest.New(t)
-	bucket, err := b.Lease(context.Background())
+	bucket, err := b.Leases(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,16 +126,20 @@ func TestLostLeaseEndsTheTerm(t *testing.T) {
 	b := brokertest.New(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	bucket, err := b.Lease(ctx)
+	bucket, err := b.Leases(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cause, done := make(chan error, 1), make(chan error, 1)
 	go func() {
-		done <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
+		done <- lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
 			func(ctx context.Context, epoch uint64) error {
 				// Somebody else takes the key, as after a freeze.
-				if _, err := bucket.Put(ctx, broker.KeyLeader, []byte("new")); err != nil {
+				e, err := bucket.Get(ctx, broker.KeyLeader)
+				if err != nil {
+					return err
+				}
+				if _, err := bucket.Update(ctx, broker.KeyLeader, []byte("new"), e.Revision); err != nil {
 					return err
 				}
 				<-ctx.Done()
