@@ -49,6 +49,8 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"stats", broker.SubjectStats, l.answerStats},
 		{"nodes", broker.SubjectNodes, l.answerNodes},
 		{"cancel", broker.SubjectCancel, l.answerCancel},
+		{"dlq", broker.SubjectDLQ, l.answerDLQ},
+		{"retry", broker.SubjectRetry, l.answerRetry},
 	} {
 		handler := micro.HandlerFunc(func(req micro.Request) { go l.respond(ctx, e, req) })
 		if err := service.AddEndpoint(e.name, handler, micro.WithEndpointSubject(e.subject)); err != nil {
@@ -125,9 +127,14 @@ func inLoop[T any](ctx context.Context, l *leader, fn func() T) (T, bool) {
 // answerSubmit validates a document and stores it; the job's number is its
 // sequence. A message id in the request makes a repeated request the same job.
 func (l *leader) answerSubmit(ctx context.Context, req micro.Request) any {
-	doc, err := wire.ParseJobDoc(req.Data())
+	return l.submit(ctx, req, req.Data())
+}
+
+// submit validates and stores a document that a request has brought.
+func (l *leader) submit(ctx context.Context, req micro.Request, p []byte) wire.SubmitReply {
+	doc, err := wire.ParseJobDoc(p)
 	if err == nil {
-		_, err = l.validate(ctx, doc)
+		err = l.resolve(ctx, &wire.JobRecord{Doc: doc})
 	}
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
@@ -136,7 +143,7 @@ func (l *leader) answerSubmit(ctx context.Context, req micro.Request) any {
 	if id := req.Headers().Get(jetstream.MsgIDHeader); id != "" {
 		opts = append(opts, jetstream.WithMsgID(id))
 	}
-	ack, err := l.Broker.JS.Publish(ctx, broker.SubjectJobs, req.Data(), opts...)
+	ack, err := l.Broker.JS.Publish(ctx, broker.SubjectJobs, p, opts...)
 	if err != nil {
 		return wire.SubmitReply{Error: unavailable(err)}
 	}
@@ -297,6 +304,9 @@ func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
 				Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}
 		}
 		return reply
+	}
+	if left := l.Broker.StoreDeadLetters(ctx, j.Unfiled()); len(left) > 0 {
+		return wire.JobReply{Error: unavailable(fmt.Errorf("%d dead letters are not stored yet", len(left)))}
 	}
 	if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
 		return wire.JobReply{Error: unavailable(err)}

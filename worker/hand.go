@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,6 +29,12 @@ type held struct {
 	cancel context.CancelFunc
 	// batches brings the task's data, fetched ahead.
 	batches chan fetched
+	// tried are the tries before this one that gave no result.
+	tried []wire.Attempt
+	// apart says that the task is computed in a process of its own, started that it
+	// is being computed in this one.
+	apart   bool
+	started atomic.Bool
 }
 
 // hand is the set of tasks in hand. It is what heartbeats report, so that the
@@ -79,7 +86,7 @@ func (h *hand) list() (tasks []wire.InFlight, draining bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for t := range h.tasks {
-		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply()})
+		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply(), Started: t.started.Load()})
 	}
 	return tasks, h.draining
 }
