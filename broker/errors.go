@@ -9,6 +9,12 @@ var (
 	ErrNoJetStream = errors.New("the NATS server has no JetStream")
 	// ErrExists is returned when a first-wins write came second.
 	ErrExists = errors.New("already stored")
+	// ErrNobody is returned when nobody listens where a question was asked.
+	ErrNobody = errors.New("nobody there answers")
+	// ErrWatchEnded is returned when a watch of a bucket can't go on.
+	ErrWatchEnded = errors.New("the watch ended")
+	// ErrTooLarge is returned for what the server's messages don't hold.
+	ErrTooLarge = errors.New("larger than the server's messages may be")
 	// ErrUnknownContext is returned when a NATS context can't be read.
 	ErrUnknownContext = errors.New("unknown NATS context")
 )

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"idunno/broker/wire"
 )
 
@@ -17,27 +15,29 @@ const heartbeatEvery = 200 * time.Millisecond
 // says so, and answers pings. There is no pause between two changes: a task that
 // no heartbeat names waits for the ack wait when its node dies. It blocks until
 // ctx ends and then says that the node leaves.
-func Announce(ctx context.Context, nc *nats.Conn, changed <-chan struct{}, beat func() wire.Heartbeat) error {
+func Announce(ctx context.Context, b Core, changed <-chan struct{}, beat func() wire.Heartbeat) error {
 	name := beat().Node
-	ping, err := nc.Subscribe(SubjectPing(name), func(m *nats.Msg) {
-		h := beat()
-		_ = m.Respond(h.Marshal())
+	stop, err := b.Listen(SubjectPing(name), func(m *Message) {
+		if m.Respond != nil {
+			h := beat()
+			_ = m.Respond(h.Marshal())
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("announce node %s: %w", name, err)
 	}
-	defer func() { _ = ping.Unsubscribe() }()
+	defer stop()
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	for {
 		h := beat()
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
-		_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
+		_ = b.Publish(SubjectHeartbeat(name), h.Marshal())
 		select {
 		case <-ctx.Done():
 			h := beat()
 			h.Leaving = true
-			_ = nc.Publish(SubjectHeartbeat(name), h.Marshal())
+			_ = b.Publish(SubjectHeartbeat(name), h.Marshal())
 			return nil
 		case <-tick.C:
 		case <-changed:

@@ -46,10 +46,40 @@ func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []b
 	if IsExists(err) {
 		return ErrExists
 	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		err = ErrTooLarge
+	}
 	if err != nil {
 		return fmt.Errorf("store result of job %d task %d: %w", job, task, err)
 	}
 	return nil
+}
+
+// LastResult is the place of the newest result, 0 when there is none.
+func (b *Broker) LastResult(ctx context.Context) (uint64, error) {
+	stream, err := b.Results(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("open results: %w", err)
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read results: %w", err)
+	}
+	return info.State.LastSeq, nil
+}
+
+// Submit stores a submission and returns its job number. A second one with the
+// same id, unless that is "", is the same job.
+func (b *Broker) Submit(ctx context.Context, id string, doc []byte) (job uint64, err error) {
+	var opts []jetstream.PublishOpt
+	if id != "" {
+		opts = append(opts, jetstream.WithMsgID(id))
+	}
+	ack, err := b.JS.Publish(ctx, SubjectJobs, doc, opts...)
+	if err != nil {
+		return 0, fmt.Errorf("store the submission: %w", err)
+	}
+	return ack.Sequence, nil
 }
 
 // HasResult reports whether a task has a stored result.
@@ -72,8 +102,26 @@ func (b *Broker) HasResult(ctx context.Context, job uint64, task int) (bool, err
 
 // PublishTask puts a task into the queue. It returns a future; a task that is
 // queued already makes it fail with an error for which [IsExists] is true.
-func (b *Broker) PublishTask(job uint64, task int, data []byte) (jetstream.PubAckFuture, error) {
-	return b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
+func (b *Broker) PublishTask(job uint64, task int, data []byte) (Future, error) {
+	f, err := b.JS.PublishMsgAsync(&nats.Msg{Subject: SubjectTask(job, task), Data: data})
+	if err != nil {
+		return nil, fmt.Errorf("publish job %d task %d: %w", job, task, err)
+	}
+	return future{f}, nil
+}
+
+// future is a [Future] of an asynchronous publish.
+type future struct{ jetstream.PubAckFuture }
+
+func (f future) Wait(ctx context.Context) error {
+	select {
+	case <-f.Ok():
+		return nil
+	case err := <-f.Err():
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // HandBack returns a task to its queue on behalf of a node that can't. It does
@@ -105,9 +153,53 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
 	return nil
 }
 
-// Queue opens a job's tasks for pulling.
+// Queue opens the consumer of a job's tasks.
 func (b *Broker) Queue(ctx context.Context, job uint64) (jetstream.Consumer, error) {
 	return b.JS.Consumer(ctx, streamTasks, consumerOf(job))
+}
+
+// Tasks opens an open queue for pulling.
+func (b *Broker) Tasks(ctx context.Context, job uint64) (TaskQueue, error) {
+	consumer, err := b.Queue(ctx, job)
+	if err != nil {
+		return nil, fmt.Errorf("open queue of job %d: %w", job, err)
+	}
+	return taskQueue{consumer}, nil
+}
+
+// taskQueue is a [TaskQueue] on a consumer.
+type taskQueue struct{ consumer jetstream.Consumer }
+
+// Next asks for one task that is there.
+func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
+	batch, err := q.consumer.FetchNoWait(1)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case msg, ok := <-batch.Messages():
+		if ok {
+			return delivery{msg}, nil
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+			return nil, err
+		}
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// delivery is a [Delivery] of a consumer.
+type delivery struct{ jetstream.Msg }
+
+// NumDelivered is 1 for a message that doesn't tell.
+func (d delivery) NumDelivered() int {
+	meta, err := d.Metadata()
+	if err != nil {
+		return 1
+	}
+	return int(meta.NumDelivered)
 }
 
 // CloseQueue drops what is left of a job's tasks.

@@ -25,15 +25,13 @@ func publish(t *testing.T, b *broker.Broker, job uint64, task int) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-future.Ok():
-		return nil
-	case err := <-future.Err():
-		return err
-	case <-time.After(time.Minute):
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err = future.Wait(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal("no answer to a published task")
-		return nil
 	}
+	return err
 }
 
 func pull(t *testing.T, ctx context.Context, b *broker.Broker, job uint64) jetstream.Msg {

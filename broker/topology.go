@@ -261,7 +261,7 @@ func (b *Broker) Lease(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // Files opens what the SDFS stands on: its objects and its index.
-func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error) {
+func (b *Broker) Files(ctx context.Context) (Objects, jetstream.KeyValue, error) {
 	index, err := b.JS.KeyValue(ctx, bucketFiles)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketFiles, err)
@@ -274,20 +274,21 @@ func (b *Broker) Files(ctx context.Context) (*Objects, jetstream.KeyValue, error
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return &Objects{objects, stream}, index, nil
+	return &objectBucket{objects, stream}, index, nil
 }
 
-// Objects is the bucket of objects.
-type Objects struct {
+// objectBucket is an [Objects] on an object store.
+type objectBucket struct {
 	jetstream.ObjectStore
 	stream jetstream.Stream
 }
 
-// Chunk reads the first chunk, from place from of the stream on, of the object
-// whose chunks have the given identifier. It returns [jetstream.ErrMsgNotFound]
-// when there is none. Unlike the client's own reading it needs no consumer, and
-// ends with ctx.
-func (o *Objects) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
+// Stream is the stream that the bucket stands on.
+func (o *objectBucket) Stream() jetstream.Stream { return o.stream }
+
+// Chunk reads a chunk with one request: unlike the client's own reading it needs
+// no consumer, and ends with ctx.
+func (o *objectBucket) Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error) {
 	return o.stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(prefixChunks+id))
 }
 

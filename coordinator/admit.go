@@ -8,8 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
+	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/sched"
 	"idunno/objectstore"
@@ -85,26 +84,11 @@ func (c *coordinator) lookUp(ctx context.Context, field, folder, ref, code, hint
 
 // followJobs admits the submissions that have no record yet, and then every new one.
 func (l *leader) followJobs(ctx context.Context) (stop func(), err error) {
-	stream, err := l.Broker.Jobs(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open submissions: %w", err)
-	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.last + 1})
-	if err != nil {
-		return nil, fmt.Errorf("read submissions: %w", err)
-	}
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
+	return l.Broker.FollowJobs(ctx, l.last+1, func(ctx context.Context, m *broker.Stored) {
+		if m != nil {
+			l.admitWhenPossible(ctx, m.Seq, m.At, m.Data)
 		}
-		l.admitWhenPossible(ctx, meta.Sequence.Stream, meta.Timestamp, m.Data())
-	}, jetstream.PullMaxMessages(64))
-	if err != nil {
-		return nil, fmt.Errorf("read submissions: %w", err)
-	}
-	return consuming.Stop, nil
+	})
 }
 
 // admitWhenPossible admits a submission, again and again while the store is
@@ -148,15 +132,11 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := l.Broker.Results(ctx)
+	last, err := l.Broker.LastResult(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open results: %w", err)
+		return nil, err
 	}
-	info, err := stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
-	rec.ResultsFrom = info.State.LastSeq + 1
+	rec.ResultsFrom = last + 1
 	return rec, nil
 }
 

@@ -33,7 +33,7 @@ import (
 
 // Config says who this coordinator is. Broker and Name are required.
 type Config struct {
-	Broker *broker.Broker
+	Broker broker.Core
 	// Name of the node, unique in the cluster.
 	Name string
 	// Version of the program, shown in the membership list.
@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Broker.Ensure(ctx); err != nil {
 		return err
 	}
-	bucket, err := cfg.Broker.Lease(ctx)
+	bucket, err := cfg.Broker.Leases(ctx)
 	if err != nil {
 		return fmt.Errorf("open lease: %w", err)
 	}
@@ -67,7 +67,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	c := &coordinator{Config: cfg, files: objectstore.Open(objects, index), changed: make(chan struct{}, 1), started: time.Now()}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return broker.Announce(ctx, cfg.Broker.NC, c.changed, c.heartbeat) })
+	group.Go(func() error { return broker.Announce(ctx, cfg.Broker, c.changed, c.heartbeat) })
 	group.Go(func() error {
 		return lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: cfg.Name, TTL: broker.LeaseTTL, Prepare: c.prepare}, c.lead)
 	})

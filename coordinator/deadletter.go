@@ -7,8 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/micro"
-
+	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/sched"
 )
@@ -154,8 +153,8 @@ func some(numbers []int) string {
 }
 
 // answerDLQ shows a dead letter, or lists them.
-func (l *leader) answerDLQ(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseDLQRequest(req.Data())
+func (l *leader) answerDLQ(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseDLQRequest(req.Data)
 	if err != nil {
 		return wire.DLQReply{Letters: []wire.DeadLetter{}, Error: asWireError(err)}
 	}
@@ -228,10 +227,10 @@ func (l *leader) markRetried(letters []wire.DeadLetter) {
 }
 
 // answerRetry submits a job that does failed tasks again.
-func (l *leader) answerRetry(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseRetryRequest(req.Data())
+func (l *leader) answerRetry(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseRetryRequest(req.Data)
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
-	return l.submit(ctx, req, r.Doc())
+	return l.submit(ctx, req.ID, r.Doc())
 }

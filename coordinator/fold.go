@@ -2,11 +2,7 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
-	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -16,56 +12,34 @@ import (
 // stored, before anything is published, then every new one. It returns when the
 // stored ones are folded.
 func (l *leader) followResults(ctx context.Context) (stop func(), err error) {
-	stream, err := l.Broker.Results(ctx)
+	last, err := l.Broker.LastResult(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open results: %w", err)
+		return nil, err
 	}
-	info, err := stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
-	from := info.State.LastSeq + 1
+	from := last + 1
 	for _, j := range l.jobs {
 		from = min(from, max(j.Rec.ResultsFrom, 1))
 	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
-	if err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
 	caughtUp := make(chan struct{})
-	told := sync.OnceFunc(func() { close(caughtUp) })
-	last := info.State.LastSeq
-	if pending, err := consumer.Info(ctx); err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	} else if pending.NumPending == 0 {
-		told()
-	}
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
-		}
-		if job, task, ok := broker.TaskOfResult(m.Subject()); ok {
-			r := wire.ReceiveResult(job, task, m.Data())
-			l.do(ctx, func() { l.fold(r, meta.Timestamp) })
-		}
-		// The last one may have been deleted meanwhile, so its number alone won't do.
-		if meta.Sequence.Stream >= last || meta.NumPending == 0 {
-			l.do(ctx, told)
+	stop, err = l.Broker.FollowResults(ctx, from, func(ctx context.Context, m *broker.Stored) {
+		if m == nil {
+			l.do(ctx, func() { close(caughtUp) })
+		} else if job, task, ok := broker.TaskOfResult(m.Subject); ok {
+			r := wire.ReceiveResult(job, task, m.Data)
+			l.do(ctx, func() { l.fold(r, m.At) })
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
+		return nil, err
 	}
 	for {
 		select {
 		case <-caughtUp:
-			return consuming.Stop, nil
+			return stop, nil
 		case call := <-l.calls:
 			call()
 		case <-ctx.Done():
-			consuming.Stop()
+			stop()
 			return nil, ctx.Err()
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"idunno/broker"
@@ -49,7 +48,7 @@ const maxRecord = 900 << 10
 type leader struct {
 	*coordinator
 	epoch   uint64
-	state   jetstream.KeyValue
+	state   broker.Bucket
 	calls   chan func()
 	fatal   error
 	jobs    map[uint64]*sched.Job
@@ -112,14 +111,14 @@ func (l *leader) serve(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if l.state, err = l.Broker.State(ctx); err != nil {
+	if l.state, err = l.Broker.Records(ctx); err != nil {
 		return fmt.Errorf("open job records: %w", err)
 	}
-	beats, err := l.Broker.NC.Subscribe(broker.SubjectHeartbeats, func(m *nats.Msg) { l.observe(ctx, m.Data) })
+	stopBeats, err := l.Broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { l.observe(ctx, m.Data) })
 	if err != nil {
 		return fmt.Errorf("listen for heartbeats: %w", err)
 	}
-	defer func() { _ = beats.Unsubscribe() }()
+	defer stopBeats()
 	if err := l.loadRecords(ctx); err != nil {
 		return err
 	}
@@ -160,7 +159,7 @@ func (l *leader) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		swept, err := l.files.Sweep(ctx, l.Broker.JS)
+		swept, err := l.files.Sweep(ctx)
 		if err != nil && ctx.Err() == nil {
 			l.Log.Warn("can't clean up the store yet", "error", err)
 			continue
@@ -172,8 +171,8 @@ func (l *leader) sweep(ctx context.Context) {
 func (l *leader) loop(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
-	reconnects := l.Broker.NC.StatusChanged(nats.CONNECTED)
-	defer l.Broker.NC.RemoveStatusListener(reconnects)
+	changes, stopChanges := l.Broker.ConnectionChanges()
+	defer stopChanges()
 	if err := l.settle(ctx); err != nil {
 		l.Log.Warn("will try again", "error", err)
 	}
@@ -196,7 +195,10 @@ func (l *leader) loop(ctx context.Context) error {
 			ticked = now
 			l.tickMembers(ctx, now)
 			err = errors.Join(l.watch(ctx, now), l.tidy(ctx))
-		case <-reconnects:
+		case connected := <-changes:
+			if !connected {
+				continue
+			}
 			l.Log.Info("reconnected: filling the queues again")
 			l.members.Grace(time.Now())
 			err = l.refill(ctx)
@@ -239,35 +241,17 @@ func (l *leader) do(ctx context.Context, fn func()) {
 // loadRecords reads every record and rewrites those of unfinished jobs under
 // this epoch, which fences an earlier leader that doesn't know it is deposed.
 func (l *leader) loadRecords(ctx context.Context) error {
-	watch, err := l.state.Watch(ctx, broker.KeyJobs)
+	err := l.state.Watch(ctx, broker.KeyJobs, func(e *broker.Entry) (more bool) {
+		if e != nil {
+			l.load(e)
+		}
+		return e != nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return fmt.Errorf("read job records: %w", err)
-	}
-	defer func() { _ = watch.Stop() }()
-	for entry := range watch.Updates() {
-		if entry == nil {
-			break
-		}
-		var rec wire.JobRecord
-		if err := json.Unmarshal(entry.Value(), &rec); err != nil || rec.Job == 0 {
-			l.Log.Error("unreadable job record, left alone", "key", entry.Key(), "error", err)
-			continue
-		}
-		l.revs[rec.Job] = entry.Revision()
-		l.last = max(l.last, rec.Job)
-		if rec.State.Ended() {
-			l.remember(&rec)
-			continue
-		}
-		l.jobs[rec.Job] = sched.NewJob(&rec, true)
-		if rec.State == wire.StateRunning {
-			l.active = append(l.active, rec.Job)
-		} else {
-			l.queued = append(l.queued, rec.Job)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err
 	}
 	slices.Sort(l.active)
 	slices.Sort(l.queued)
@@ -279,6 +263,27 @@ func (l *leader) loadRecords(ctx context.Context) error {
 	return l.loadTable(ctx)
 }
 
+// load takes in a record that was there before this term.
+func (l *leader) load(e *broker.Entry) {
+	var rec wire.JobRecord
+	if err := json.Unmarshal(e.Value, &rec); err != nil || rec.Job == 0 {
+		l.Log.Error("unreadable job record, left alone", "key", e.Key, "error", err)
+		return
+	}
+	l.revs[rec.Job] = e.Revision
+	l.last = max(l.last, rec.Job)
+	if rec.State.Ended() {
+		l.remember(&rec)
+		return
+	}
+	l.jobs[rec.Job] = sched.NewJob(&rec, true)
+	if rec.State == wire.StateRunning {
+		l.active = append(l.active, rec.Job)
+	} else {
+		l.queued = append(l.queued, rec.Job)
+	}
+}
+
 func (l *leader) loadTable(ctx context.Context) error {
 	entry, err := l.state.Get(ctx, broker.KeyActive)
 	switch {
@@ -287,7 +292,7 @@ func (l *leader) loadTable(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("read job table: %w", err)
 	default:
-		l.table = entry.Revision()
+		l.table = entry.Revision
 	}
 	l.dirty = true
 	return l.tidy(ctx)
@@ -361,8 +366,8 @@ func (l *leader) compareAndSet(ctx context.Context, key string, p []byte, rev ui
 	}
 	// Our own write may have succeeded with its acknowledgement lost.
 	entry, getErr := l.state.Get(ctx, key)
-	if getErr == nil && string(entry.Value()) == string(p) {
-		return entry.Revision(), nil
+	if getErr == nil && string(entry.Value) == string(p) {
+		return entry.Revision, nil
 	}
 	l.fatal = errFenced
 	return 0, errFenced

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"idunno/broker"
 	"idunno/broker/wire"
 )
@@ -40,11 +38,11 @@ func (l *leader) tickMembers(ctx context.Context, now time.Time) {
 func (l *leader) ping(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, pingWait)
 	defer cancel()
-	reply, err := l.Broker.NC.RequestWithContext(ctx, broker.SubjectPing(name), nil)
+	reply, err := l.Broker.Ask(ctx, broker.SubjectPing(name), nil)
 	switch {
 	case err == nil:
-		l.observe(ctx, reply.Data)
-	case errors.Is(err, nats.ErrNoResponders):
+		l.observe(ctx, reply)
+	case errors.Is(err, broker.ErrNobody):
 		l.do(ctx, func() {
 			if orphans := l.members.Gone(name, time.Now()); orphans != nil {
 				l.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"idunno/broker"
 	"idunno/coordinator/sched"
 )
@@ -26,7 +24,7 @@ func (l *leader) publish(ctx context.Context, j *sched.Job) {
 		return
 	}
 	job := j.Rec.Job
-	futures := make(map[int]jetstream.PubAckFuture, len(tasks))
+	futures := make(map[int]broker.Future, len(tasks))
 	var refused []int
 	for i, t := range tasks {
 		future, err := l.Broker.PublishTask(job, t.Task, t.Marshal())
@@ -43,18 +41,12 @@ func (l *leader) publish(ctx context.Context, j *sched.Job) {
 	go l.awaitPublished(ctx, job, futures, refused)
 }
 
-func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]jetstream.PubAckFuture, refused []int) {
+func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]broker.Future, refused []int) {
 	within, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	for task, future := range futures {
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
-			// A task that is queued already is where it belongs.
-			if !broker.IsExists(err) {
-				refused = append(refused, task)
-			}
-		case <-within.Done():
+		// A task that is queued already is where it belongs.
+		if err := future.Wait(within); err != nil && !broker.IsExists(err) {
 			refused = append(refused, task)
 		}
 	}

@@ -8,9 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nats.go/micro"
-
 	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/sched"
@@ -26,22 +23,8 @@ const (
 
 // startService answers requests while this coordinator leads. Standbys do not
 // answer: the service is theirs when they lead.
-//
-// The service has a connection of its own, closed with the term. Unsubscribing
-// instead can fail without a trace while the server is away: the subscription is
-// made again with the reconnection, and the server goes on giving requests to a
-// service that has stopped.
 func (l *leader) startService(ctx context.Context) (stop func(), err error) {
-	conn, err := l.Broker.Dup(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("start the service: %w", err)
-	}
-	service, err := micro.AddService(conn.NC, micro.Config{
-		Name: "idunno", Version: semver(l.Version), Description: "iDunno coordinator: submit jobs, ask for their state"})
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("start the service: %w", err)
-	}
+	service := broker.Service{Name: "idunno", Version: semver(l.Version), Description: "iDunno coordinator: submit jobs, ask for their state"}
 	for _, e := range []endpoint{
 		{"submit", broker.SubjectSubmit, l.answerSubmit},
 		{"job", broker.SubjectJob, l.answerJob},
@@ -52,23 +35,20 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"dlq", broker.SubjectDLQ, l.answerDLQ},
 		{"retry", broker.SubjectRetry, l.answerRetry},
 	} {
-		handler := micro.HandlerFunc(func(req micro.Request) { go l.respond(ctx, e, req) })
-		if err := service.AddEndpoint(e.name, handler, micro.WithEndpointSubject(e.subject)); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("start endpoint %s: %w", e.name, err)
-		}
+		service.Endpoints = append(service.Endpoints, broker.Endpoint{Name: e.name, Subject: e.subject,
+			Answer: func(req broker.Request) { l.respond(ctx, e, req) }})
 	}
-	return conn.Close, nil
+	return l.Broker.Serve(ctx, service)
 }
 
 // endpoint is one kind of request.
 type endpoint struct {
 	name, subject string
-	answer        func(context.Context, micro.Request) any
+	answer        func(context.Context, broker.Request) any
 }
 
 // respond answers a request in any case: whoever asks shall not wait for nothing.
-func (l *leader) respond(ctx context.Context, e endpoint, req micro.Request) {
+func (l *leader) respond(ctx context.Context, e endpoint, req broker.Request) {
 	within, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
 	p, err := json.Marshal(e.answer(within, req))
@@ -126,12 +106,12 @@ func inLoop[T any](ctx context.Context, l *leader, fn func() T) (T, bool) {
 
 // answerSubmit validates a document and stores it; the job's number is its
 // sequence. A message id in the request makes a repeated request the same job.
-func (l *leader) answerSubmit(ctx context.Context, req micro.Request) any {
-	return l.submit(ctx, req, req.Data())
+func (l *leader) answerSubmit(ctx context.Context, req broker.Request) any {
+	return l.submit(ctx, req.ID, req.Data)
 }
 
 // submit validates and stores a document that a request has brought.
-func (l *leader) submit(ctx context.Context, req micro.Request, p []byte) wire.SubmitReply {
+func (l *leader) submit(ctx context.Context, id string, p []byte) wire.SubmitReply {
 	doc, err := wire.ParseJobDoc(p)
 	if err == nil {
 		err = l.resolve(ctx, &wire.JobRecord{Doc: doc})
@@ -139,19 +119,15 @@ func (l *leader) submit(ctx context.Context, req micro.Request, p []byte) wire.S
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
-	var opts []jetstream.PublishOpt
-	if id := req.Headers().Get(jetstream.MsgIDHeader); id != "" {
-		opts = append(opts, jetstream.WithMsgID(id))
-	}
-	ack, err := l.Broker.JS.Publish(ctx, broker.SubjectJobs, p, opts...)
+	job, err := l.Broker.Submit(ctx, id, p)
 	if err != nil {
 		return wire.SubmitReply{Error: unavailable(err)}
 	}
-	return wire.SubmitReply{Job: ack.Sequence}
+	return wire.SubmitReply{Job: job}
 }
 
-func (l *leader) answerJob(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseJobRequest(req.Data())
+func (l *leader) answerJob(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}
@@ -199,8 +175,8 @@ func (l *leader) brief(job uint64) wire.JobReply {
 	return r
 }
 
-func (l *leader) answerList(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseJobRequest(req.Data())
+func (l *leader) answerList(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobsReply{Error: asWireError(err)}
 	}
@@ -232,8 +208,8 @@ func (l *leader) page(before uint64, limit int) wire.JobsReply {
 	return reply
 }
 
-func (l *leader) answerStats(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseJobRequest(req.Data())
+func (l *leader) answerStats(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.StatsReply{Error: asWireError(err)}
 	}
@@ -274,7 +250,7 @@ func (l *leader) allStats() wire.StatsReply {
 	return reply
 }
 
-func (l *leader) answerNodes(ctx context.Context, _ micro.Request) any {
+func (l *leader) answerNodes(ctx context.Context, _ broker.Request) any {
 	nodes, ok := inLoop(ctx, l, l.members.List)
 	if !ok {
 		return wire.NodesReply{Nodes: []wire.Node{}, Error: unavailable(ctx.Err())}
@@ -282,8 +258,8 @@ func (l *leader) answerNodes(ctx context.Context, _ micro.Request) any {
 	return wire.NodesReply{Leader: l.Name, Nodes: nodes}
 }
 
-func (l *leader) answerCancel(ctx context.Context, req micro.Request) any {
-	r, err := wire.ParseJobRequest(req.Data())
+func (l *leader) answerCancel(ctx context.Context, req broker.Request) any {
+	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}

@@ -125,7 +125,7 @@ func TestBundles(t *testing.T) {
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
 	for round, want := range []int{1, 0} {
-		if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{Objects: want}) || exists(t, ctx, objects, fresh.Digest) {
+		if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{Objects: want}) || exists(t, ctx, objects, fresh.Digest) {
 			t.Errorf("sweep %d: %+v, %v", round+1, swept, err)
 		}
 	}
@@ -336,11 +336,11 @@ func TestPutMeetsADeadDeleter(t *testing.T) {
 		put(t, s, ctx, name, text)
 	}
 	s.SetStale(10 * time.Second)
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{}) {
 		t.Fatalf("swept %+v, %v what may still be in deletion", swept, err)
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(2 * time.Hour) })
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{Objects: 1}) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{Objects: 1}) {
 		t.Fatalf("swept %+v, %v", swept, err)
 	}
 	for name, want := range texts {
@@ -400,11 +400,11 @@ func TestSweepTakesLostReferencesAway(t *testing.T) {
 	if _, err := index.PutString(ctx, objectstore.KeyOf("set"), lost); err != nil {
 		t.Fatal(err)
 	}
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{}) {
 		t.Fatalf("swept %+v, %v on the first day", swept, err)
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{References: 2, Objects: 2}) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{References: 2, Objects: 2}) {
 		t.Fatalf("swept %+v, %v on the second day", swept, err)
 	}
 	if exists(t, ctx, objects, v.Digest) || exists(t, ctx, objects, parts[0]) {
@@ -427,11 +427,11 @@ func TestSweepDeletesOldObjectsThatNothingRefersTo(t *testing.T) {
 	if _, err := objects.PutString(ctx, "somebody-elses", "object"); err != nil {
 		t.Fatal(err)
 	}
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) || !exists(t, ctx, objects, o.Digest) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{}) || !exists(t, ctx, objects, o.Digest) {
 		t.Fatalf("swept %+v, %v on the first day", swept, err)
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{Objects: 1}) || exists(t, ctx, objects, o.Digest) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{Objects: 1}) || exists(t, ctx, objects, o.Digest) {
 		t.Fatalf("swept %+v, %v on the second day", swept, err)
 	}
 	if got := get(t, s, ctx, "f"); got != "kept" {
@@ -453,7 +453,7 @@ func TestBundleWithALostManifestCanBeRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(25 * time.Hour) })
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{References: 1, Objects: 1}) || exists(t, ctx, objects, parts[0]) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{References: 1, Objects: 1}) || exists(t, ctx, objects, parts[0]) {
 		t.Fatalf("swept %+v, %v", swept, err)
 	}
 }

@@ -84,11 +84,11 @@ func TestUploaderKilledHalfWay(t *testing.T) {
 		t.Fatalf("temporary files left: %v, %v", left, err)
 	}
 
-	if swept, err := s.Sweep(ctx, b.JS); err != nil || swept != (objectstore.Swept{}) {
+	if swept, err := s.Sweep(ctx); err != nil || swept != (objectstore.Swept{}) {
 		t.Fatalf("swept %+v, %v though the upload might go on", swept, err)
 	}
 	s.SetClock(func() time.Time { return time.Now().Add(2 * time.Hour) })
-	swept, err := s.Sweep(ctx, b.JS)
+	swept, err := s.Sweep(ctx)
 	if err != nil || swept.Uploads != 1 || swept.Chunks < 32 || swept.Objects != 0 {
 		t.Fatalf("swept %+v, %v", swept, err)
 	}

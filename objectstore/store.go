@@ -38,6 +38,8 @@ type Objects interface {
 	// the object whose chunks have the identifier id. It returns
 	// [jetstream.ErrMsgNotFound] when there is none.
 	Chunk(ctx context.Context, id string, from uint64) (*jetstream.RawStreamMsg, error)
+	// Stream is the stream that the bucket stands on.
+	Stream() jetstream.Stream
 }
 
 // Open makes a store of two buckets that exist already.

@@ -30,7 +30,7 @@ type Swept struct {
 // into the index or left it, objects that nothing has referred to for a day, and
 // the chunks of uploads that stopped an hour ago. It may run at any time, from
 // any process; once an hour is plenty.
-func (s *Store) Sweep(ctx context.Context, js jetstream.JetStream) (Swept, error) {
+func (s *Store) Sweep(ctx context.Context) (Swept, error) {
 	var swept Swept
 	err := s.watchAll(ctx, keyRecords, func(kve jetstream.KeyValueEntry) error {
 		return s.sweepRecord(ctx, kve, &swept)
@@ -54,7 +54,7 @@ func (s *Store) Sweep(ctx context.Context, js jetstream.JetStream) (Swept, error
 			swept.Objects++
 		}
 	}
-	err = s.sweepUploads(ctx, js, &swept)
+	err = s.sweepUploads(ctx, &swept)
 	return swept, err
 }
 
@@ -109,7 +109,7 @@ func (s *Store) sweepRecord(ctx context.Context, kve jetstream.KeyValueEntry, sw
 // sweepUploads deletes chunks that belong to no object. An upload writes its
 // chunks first and the object's description last, so that one that dies leaves
 // chunks that nothing leads to.
-func (s *Store) sweepUploads(ctx context.Context, js jetstream.JetStream, swept *Swept) error {
+func (s *Store) sweepUploads(ctx context.Context, swept *Swept) error {
 	status, err := s.objects.Status(ctx)
 	if err != nil {
 		return fmt.Errorf("read object bucket: %w", err)
@@ -123,10 +123,7 @@ func (s *Store) sweepUploads(ctx context.Context, js jetstream.JetStream, swept 
 	if !ok {
 		return fmt.Errorf("the object bucket keeps its chunks in an unknown way: %q", cfg.Subjects)
 	}
-	stream, err := js.Stream(ctx, cfg.Name)
-	if err != nil {
-		return fmt.Errorf("open object bucket: %w", err)
-	}
+	stream := s.objects.Stream()
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
 	if err != nil {
 		return fmt.Errorf("list chunks: %w", err)

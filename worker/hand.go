@@ -8,15 +8,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"idunno/broker"
 	"idunno/broker/wire"
 )
 
 // held is a task in hand: pulled, not yet acknowledged or handed back.
 type held struct {
-	msg  jetstream.Msg
+	msg  broker.Delivery
 	task *wire.Task
 	// attempt is the number of this delivery.
 	attempt int

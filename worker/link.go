@@ -5,7 +5,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/nats-io/nats.go"
+	"idunno/broker"
 )
 
 // errLost ends a request whose connection was lost: its reply went with it.
@@ -14,8 +14,8 @@ var errLost = errors.New("the connection to the server was lost")
 // link watches the connection. A reply that was lost with the connection never
 // comes; who waits for it learns of the loss here, at once, and asks again.
 type link struct {
-	nc *nats.Conn
-	mu sync.Mutex
+	broker broker.Core
+	mu     sync.Mutex
 	// up is closed while there is a connection.
 	up   chan struct{}
 	down bool
@@ -24,8 +24,8 @@ type link struct {
 	end  context.CancelFunc
 }
 
-func newLink(nc *nats.Conn) *link {
-	l := &link{nc: nc, up: make(chan struct{})}
+func newLink(b broker.Core) *link {
+	l := &link{broker: b, up: make(chan struct{})}
 	close(l.up)
 	l.life, l.end = context.WithCancel(context.Background())
 	return l
@@ -33,21 +33,17 @@ func newLink(nc *nats.Conn) *link {
 
 // follow keeps the link up to date until ctx ends.
 func (l *link) follow(ctx context.Context) {
-	changes := l.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	defer l.nc.RemoveStatusListener(changes)
+	changes, stop := l.broker.ConnectionChanges()
+	defer stop()
 	defer l.set(true) // nobody shall wait for ever
 	// What happened before there was a listener shows in the state itself.
-	l.set(l.nc.IsConnected())
+	l.set(l.broker.Connected())
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-changes:
-			if s != nats.CONNECTED {
-				l.set(false)
-			} else {
-				l.set(l.nc.IsConnected())
-			}
+		case connected := <-changes:
+			l.set(connected && l.broker.Connected())
 		}
 	}
 }
@@ -117,4 +113,4 @@ func (l *link) isUp() bool {
 }
 
 // server is the identity of the server process connected to, "" when there is none.
-func (l *link) server() string { return l.nc.ConnectedServerId() }
+func (l *link) server() string { return l.broker.ServerID() }

@@ -27,7 +27,7 @@ func TestLostRequestsAreRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Stop()
-	l := newLink(brokertest.Connect(t, first.URL()).NC)
+	l := newLink(brokertest.Connect(t, first.URL()))
 	following, stop := context.WithCancel(ctx)
 	followed := make(chan struct{})
 	go func() { defer close(followed); l.follow(following) }()

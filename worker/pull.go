@@ -3,12 +3,13 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
+	"idunno/broker"
 	"idunno/broker/wire"
 )
 
@@ -53,7 +54,7 @@ func (w *worker) pull(ctx, work context.Context) error {
 
 // pulled is a message as it comes from a queue.
 type pulled struct {
-	msg jetstream.Msg
+	msg broker.Delivery
 	job uint64
 	// server is the server process that it came from.
 	server string
@@ -106,14 +107,14 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 // fetchTask asks a queue for one task; nil when it has none. A request that has
 // been sent is waited for even when ctx ends: the task would be lost until the
 // ack wait brings it back.
-func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Consumer) (jetstream.Msg, error) {
+func (w *worker) fetchTask(ctx context.Context, job uint64, queue broker.TaskQueue) (broker.Delivery, error) {
 	bound, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	if queue == nil {
 		open, done := w.link.during(bound)
 		defer done()
 		var err error
-		if queue, err = w.Broker.Queue(open, job); err != nil {
+		if queue, err = w.Broker.Tasks(open, job); err != nil {
 			return nil, err
 		}
 		w.table.opened(job, queue)
@@ -122,22 +123,7 @@ func (w *worker) fetchTask(ctx context.Context, job uint64, queue jetstream.Cons
 	defer cancel()
 	request, done := w.link.during(request)
 	defer done()
-	batch, err := queue.FetchNoWait(1)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case msg, ok := <-batch.Messages():
-		if ok {
-			return msg, nil
-		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
-			return nil, err
-		}
-		return nil, nil
-	case <-request.Done():
-		return nil, context.Cause(request)
-	}
+	return queue.Next(request)
 }
 
 // take makes a pulled message a task in hand and starts fetching its data. It
@@ -154,15 +140,12 @@ func (w *worker) take(ctx, work context.Context, p *pulled) *held {
 		<-w.tokens
 		return nil
 	}
-	t := &held{msg: p.msg, task: task, attempt: 1, server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
-	if meta, err := p.msg.Metadata(); err == nil {
-		t.attempt = int(meta.NumDelivered)
-	}
+	t := &held{msg: p.msg, task: task, attempt: p.msg.NumDelivered(), server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
 	t.ctx, t.cancel = context.WithCancel(work)
 	w.table.served(task.Job, max(task.To-task.From+1, 1))
 	w.hand.add(t)
 	if task.Check || t.attempt > 1 {
-		has, err := w.hasResult(ctx, task)
+		has, err := w.lookUp(ctx, t)
 		switch {
 		case ctx.Err() != nil && !has:
 			w.handBack(t, 0)
@@ -176,27 +159,67 @@ func (w *worker) take(ctx, work context.Context, p *pulled) *held {
 			return nil
 		}
 	}
-	if task.Train == "" {
+	return w.place(ctx, t)
+}
+
+// place decides where a task is computed. It returns the task when that is a slot,
+// and starts fetching its data.
+func (w *worker) place(ctx context.Context, t *held) *held {
+	suspicious := w.suspicious(t)
+	switch {
+	case w.final(t.tried):
+		// Whoever saw the last try didn't live to say so.
+		err := errors.New(t.tried[len(t.tried)-1].Error)
+		if n := wire.Crashes(t.tried); n >= w.MaxAttempts {
+			err = fmt.Errorf("%d nodes died while they computed the task", n)
+		}
+		w.storeAside(t, w.failure(t, err))
+		return nil
+	case w.leave(ctx, t):
+		w.handBack(t, retryDelay(len(t.tried)))
+		return nil
+	case suspicious && !w.isolation.admit(t):
+		if w.tally.suspects(t.task.ModelDigest) {
+			w.table.exhausted(t.task.Job, false) // its other tasks would fare alike
+		}
+		w.handBack(t, retryDelay(t.attempt))
+		return nil
+	}
+	if t.task.Train == "" {
 		t.batches = make(chan fetched, fetchAhead)
-		go w.library.stream(t.ctx, task, t.batches)
+		go w.library.stream(t.ctx, t.task, !suspicious, t.batches)
+	}
+	if suspicious {
+		t.token() // it takes no slot
+		w.isolation.compute(ctx, t)
+		return nil
 	}
 	return t
 }
 
-// hasResult reports whether a task has a stored result. It asks again when the
-// reply doesn't come.
-func (w *worker) hasResult(ctx context.Context, t *wire.Task) (has bool, err error) {
+// lookUp finds out whether a task has a stored result, and what has been tried. It
+// asks again when the reply doesn't come.
+func (w *worker) lookUp(ctx context.Context, t *held) (has bool, err error) {
 	for range lookUps {
 		w.link.wait(ctx)
 		try, done := w.link.during(ctx)
 		try, cancel := context.WithTimeout(try, lookUpWait)
-		has, err = w.Broker.HasResult(try, t.Job, t.Task)
+		var group errgroup.Group
+		group.Go(func() (err error) {
+			t.tried, err = w.Broker.Attempts(try, t.task.Job, t.task.Task)
+			return err
+		})
+		has, err = w.Broker.HasResult(try, t.task.Job, t.task.Task)
+		if other := group.Wait(); err == nil && !has {
+			err = other
+		}
 		cancel()
 		done()
 		if err == nil || ctx.Err() != nil {
 			break
 		}
 	}
+	t.tried = append(t.tried, w.tally.kept(taskKey{t.task.Job, t.task.Task})...)
 	return has, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"idunno/broker"
 	"idunno/broker/brokertest"
 	"idunno/broker/wire"
 	"idunno/models/dataset"
@@ -33,6 +34,9 @@ func newBench(t *testing.T, slots int) (*worker, context.Context) {
 	return w, ctx
 }
 
+// onNATS is the worker's connection, for what the worker itself can't do.
+func onNATS(w *worker) *broker.Broker { return w.Broker.(*broker.Broker) }
+
 // queue puts tasks 1 to n into the queue of job 1.
 func queue(t *testing.T, w *worker, n int, change func(*wire.Task)) {
 	t.Helper()
@@ -45,9 +49,7 @@ func queue(t *testing.T, w *worker, n int, change func(*wire.Task)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
+		if err := future.Wait(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +67,7 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 	w, ctx := newBench(t, 2)
 	queue(t, w, 10, nil)
 	stop := pulls(ctx, w)
-	consumer, err := w.Broker.Queue(ctx, 1)
+	consumer, err := onNATS(w).Queue(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,25 +118,28 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 
 // drained is a queue whose worker is told to stop while a request is under way.
 type drained struct {
-	jetstream.Consumer
+	broker.TaskQueue
 	stop func()
 }
 
-func (d drained) FetchNoWait(n int) (jetstream.MessageBatch, error) {
-	batch, err := d.Consumer.FetchNoWait(n)
+func (d drained) Next(ctx context.Context) (broker.Delivery, error) {
 	d.stop()
-	return batch, err
+	return d.TaskQueue.Next(ctx)
 }
 
 func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 	w, ctx := newBench(t, 1)
 	queue(t, w, 1, nil)
-	consumer, err := w.Broker.Queue(ctx, 1)
+	consumer, err := onNATS(w).Queue(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pulling, stop := context.WithCancel(ctx)
-	w.table.opened(1, drained{consumer, stop})
+	tasks, err := w.Broker.Tasks(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.table.opened(1, drained{tasks, stop})
 	if _, err := w.next(pulling); !errors.Is(err, context.Canceled) {
 		t.Fatalf("next: %v", err)
 	}
@@ -158,7 +163,7 @@ func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 	if held := w.take(ctx, ctx, p); held != nil || len(w.tokens) != 0 {
 		t.Fatalf("took %+v", held)
 	}
-	if err := w.Broker.NC.FlushWithContext(ctx); err != nil {
+	if err := onNATS(w).NC.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if depth, err := w.Broker.QueueDepth(ctx, 1); err != nil || depth != 1 {
@@ -181,7 +186,7 @@ func TestOldServersTasksAreNotAcknowledged(t *testing.T) {
 	old := w.take(ctx, ctx, p)
 	w.ack(old)
 	w.hand.remove(old)
-	consumer, err := w.Broker.Queue(ctx, 1)
+	consumer, err := onNATS(w).Queue(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +226,7 @@ func TestBatchesComeFromMemory(t *testing.T) {
 		loads int64 // of three passes over four batches
 	}{{4, 4}, {3, 12}, {0, 12}} {
 		before := cache.Stats()
-		l := newLibrary(cache, w.link, c.room*batchBytes(one))
+		l := newLibrary(cache, w.link, &Config{MemoryBytes: c.room * batchBytes(one), BatchTimeout: time.Minute})
 		for range 3 {
 			for n := 1; n <= 4; n++ {
 				b, err := l.batch(ctx, m, n)

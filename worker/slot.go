@@ -82,8 +82,8 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		return nil, err
 	}
 	return r, w.batches(t, r, func(n int, f fetched) (*wire.BatchResult, error) {
-		b, err := w.inTime(t, session, n, f)
-		if errors.Is(err, errLeftBehind) {
+		b, left, err := w.inTime(t.ctx, func(ctx context.Context) (*wire.BatchResult, error) { return predict(ctx, session, n, f) })
+		if left {
 			delete(sessions, t.task.ModelDigest) // it is still in use
 		}
 		return b, err
@@ -112,15 +112,20 @@ func (w *worker) batches(t *held, r *wire.Result, compute func(n int, f fetched)
 	return nil
 }
 
-// inTime runs the model on a batch, for as long as a batch may take.
-func (w *worker) inTime(t *held, session *models.Session, n int, f fetched) (*wire.BatchResult, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, w.BatchTimeout)
+// inTime computes a batch, for as long as a batch may take. Left says that what
+// computes it doesn't stop, and was left behind.
+func (w *worker) inTime(ctx context.Context, compute func(context.Context) (*wire.BatchResult, error)) (b *wire.BatchResult, left bool, err error) {
+	within, cancel := context.WithTimeout(ctx, w.BatchTimeout)
 	defer cancel()
-	b, err := bounded(ctx, func() (*wire.BatchResult, error) { return predict(ctx, session, n, f) })
-	if err != nil && ctx.Err() != nil && t.ctx.Err() == nil {
-		return nil, errors.Join(slow("compute", w.BatchTimeout), err)
+	b, err = bounded(within, func() (*wire.BatchResult, error) { return compute(within) })
+	left = errors.Is(err, errLeftBehind)
+	if left {
+		w.Log.Error("a computation doesn't stop and was left behind: it keeps a core busy until it ends or the worker is restarted")
 	}
-	return b, err
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		err = slow("compute", w.BatchTimeout)
+	}
+	return b, left, err
 }
 
 // leaveAfter is how long a computation may go on after it has been told to stop.

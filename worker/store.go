@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"idunno/broker"
 )
 
@@ -51,7 +49,7 @@ func (w *worker) store(t *held, result []byte) {
 		case t.ctx.Err() != nil:
 			w.giveUp(t)
 			return
-		case errors.Is(err, nats.ErrMaxPayload):
+		case errors.Is(err, broker.ErrTooLarge):
 			result = w.failure(t, fmt.Errorf("the result has %d bytes, more than the server takes: raise its max_payload, or import the data with a smaller --batch-size", len(result)))
 			continue
 		case errors.Is(err, errLost):

@@ -6,9 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"idunno/broker"
 	"idunno/broker/wire"
 )
@@ -33,7 +30,7 @@ type entry struct {
 	train bool
 	// empty is set while the queue had nothing when last asked.
 	empty bool
-	queue jetstream.Consumer
+	queue broker.TaskQueue
 }
 
 func newTable() *table {
@@ -42,12 +39,12 @@ func newTable() *table {
 
 // follow keeps the table up to date until ctx ends.
 // Changed is told which jobs are active.
-func (t *table) follow(ctx context.Context, b *broker.Broker, l *link, changed func(active map[uint64]bool)) error {
-	calls, err := b.NC.Subscribe(broker.SubjectWake, func(*nats.Msg) { t.stir() })
+func (t *table) follow(ctx context.Context, b broker.Core, l *link, changed func(active map[uint64]bool)) error {
+	stop, err := b.Listen(broker.SubjectWake, func(*broker.Message) { t.stir() })
 	if err != nil {
 		return err
 	}
-	defer func() { _ = calls.Unsubscribe() }()
+	defer stop()
 	for ctx.Err() == nil {
 		// A lost server forgets the watch, and its silence would be noticed late; a
 		// new one starts from the current value.
@@ -65,37 +62,22 @@ func (t *table) follow(ctx context.Context, b *broker.Broker, l *link, changed f
 	return nil
 }
 
-func (t *table) watch(ctx context.Context, b *broker.Broker, changed func(active map[uint64]bool)) error {
+func (t *table) watch(ctx context.Context, b broker.Core, changed func(active map[uint64]bool)) error {
 	open, cancel := context.WithTimeout(ctx, tryWait)
 	defer cancel()
-	state, err := b.State(open)
+	records, err := b.Records(open)
 	if err != nil {
 		return err
 	}
-	watch, err := state.Watch(ctx, broker.KeyActive)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = watch.Stop() }()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case value, ok := <-watch.Updates():
-			if !ok {
-				return nil
-			}
-			if value == nil {
-				continue
-			}
-			var active wire.ActiveJobs
-			if err := json.Unmarshal(value.Value(), &active); err != nil {
-				continue
-			}
-			changed(t.update(active.Jobs))
-			t.stir()
+	return records.Watch(ctx, broker.KeyActive, func(e *broker.Entry) bool {
+		var active wire.ActiveJobs
+		if e == nil || json.Unmarshal(e.Value, &active) != nil {
+			return true
 		}
-	}
+		changed(t.update(active.Jobs))
+		t.stir()
+		return true
+	})
 }
 
 // update replaces the list and returns the active jobs as a set.
@@ -138,7 +120,7 @@ func (t *table) stir() {
 
 // pick returns the job to serve next and its queue when it is open already;
 // false when no job is worth asking.
-func (t *table) pick() (job uint64, queue jetstream.Consumer, ok bool) {
+func (t *table) pick() (job uint64, queue broker.TaskQueue, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var best *entry
@@ -157,7 +139,7 @@ func (t *table) pick() (job uint64, queue jetstream.Consumer, ok bool) {
 }
 
 // opened remembers a job's queue.
-func (t *table) opened(job uint64, queue jetstream.Consumer) {
+func (t *table) opened(job uint64, queue broker.TaskQueue) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.jobs[job]; e != nil {

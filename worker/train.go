@@ -37,7 +37,7 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 	tell := func(p wire.Progress) {
 		p.Job, p.Node, p.Epochs = t.Job, w.Name, t.Epochs
 		if data, err := json.Marshal(p); err == nil {
-			_ = w.Broker.NC.Publish(broker.SubjectProgress(t.Job), data)
+			_ = w.Broker.Publish(broker.SubjectProgress(t.Job), data)
 		}
 	}
 	trained := &wire.Trained{Model: t.Train}

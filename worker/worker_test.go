@@ -113,11 +113,7 @@ func (r *rig) publishTask(i int, change func(*wire.Task)) {
 	}
 	future, err := r.b.PublishTask(job, i, t.Marshal())
 	r.must(err)
-	select {
-	case <-future.Ok():
-	case err := <-future.Err():
-		r.t.Fatal(err)
-	}
+	r.must(future.Wait(r.ctx))
 }
 
 // start runs a worker; the returned function drains it.

@@ -149,7 +149,7 @@ func joinBroker(ctx context.Context, cfg embedded.Config, url string) (leave fun
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = broker.Announce(ctx, b.NC, nil, func() wire.Heartbeat { return beat })
+		_ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat })
 	}()
 	return func() {
 		cancel()

@@ -35,10 +35,21 @@ import (
 // ErrLost is the cause of a leading context's end when the lease was lost.
 var ErrLost = errors.New("coordinator lease lost")
 
+// Bucket is where the lease is kept: a bucket whose entries expire.
+type Bucket interface {
+	// Create writes a key that has no value, or returns [jetstream.ErrKeyExists].
+	Create(ctx context.Context, key string, value []byte) (revision uint64, err error)
+	// Update writes a key that has the given revision, or returns
+	// [jetstream.ErrKeyRevisionMismatch].
+	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	// Delete removes a key that has the given revision.
+	Delete(ctx context.Context, key string, revision uint64) error
+}
+
 // Config names the lease.
 type Config struct {
 	// Bucket holds the key; its entries expire after TTL.
-	Bucket jetstream.KeyValue
+	Bucket Bucket
 	// Key of the lease.
 	Key string
 	// Holder is who we are, for people to read.
@@ -131,5 +142,5 @@ func (cfg Config) renew(ctx context.Context, rev uint64, expires time.Time) (uin
 func (cfg Config) release(ctx context.Context, rev uint64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.TTL)
 	defer cancel()
-	_ = cfg.Bucket.Delete(ctx, cfg.Key, jetstream.LastRevision(rev))
+	_ = cfg.Bucket.Delete(ctx, cfg.Key, rev)
 }

@@ -26,7 +26,7 @@ type candidate struct {
 func run(t *testing.T, b *broker.Broker, name string, leaders *atomic.Int32) *candidate {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	bucket, err := b.Lease(ctx)
+	bucket, err := b.Leases(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 	before := first.wait(t)
 	second := run(t, brokertest.Connect(t, url), "second", &leaders)
 
-	bucket, err := b.Lease(context.Background())
+	bucket, err := b.Leases(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It doesn't leave its key behind to expire.
-	if e, err := bucket.Get(context.Background(), broker.KeyLeader); err == nil && string(e.Value()) == "first" {
+	if e, err := bucket.Get(context.Background(), broker.KeyLeader); err == nil && string(e.Value) == "first" {
 		t.Error("the leader that stopped still holds the lease")
 	}
 	after := second.wait(t)
@@ -93,7 +93,7 @@ func TestOneLeadsAndHandsOver(t *testing.T) {
 
 func TestDeadLeadersLeaseExpires(t *testing.T) {
 	b := brokertest.New(t)
-	bucket, err := b.Lease(context.Background())
+	bucket, err := b.Leases(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestLostLeaseEndsTheTerm(t *testing.T) {
 	b := brokertest.New(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	bucket, err := b.Lease(ctx)
+	bucket, err := b.Leases(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,11 @@ func TestLostLeaseEndsTheTerm(t *testing.T) {
 		done <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
 			func(ctx context.Context, epoch uint64) error {
 				// Somebody else takes the key, as after a freeze.
-				if _, err := bucket.Put(ctx, broker.KeyLeader, []byte("new")); err != nil {
+				e, err := bucket.Get(ctx, broker.KeyLeader)
+				if err != nil {
+					return err
+				}
+				if _, err := bucket.Update(ctx, broker.KeyLeader, []byte("new"), e.Revision); err != nil {
 					return err
 				}
 				<-ctx.Done()
