@@ -48,19 +48,14 @@ func (l *leader) file(ctx context.Context, j *sched.Job) {
 	}()
 }
 
-// noteCrashes notes that a node died while it computed tasks, and hands each back
-// as soon as that is known, so that the next worker doesn't compute it in its own
-// process. It is called outside of the loop.
-func (l *leader) noteCrashes(ctx context.Context, node string, incarnation int64, tasks []wire.InFlight) {
+// noteCrash notes that a node died while it computed a task.
+func (r *roll) noteCrash(ctx context.Context, o sched.Orphan) {
 	ctx, cancel := context.WithTimeout(ctx, crashWait)
 	defer cancel()
-	for _, t := range tasks {
-		a := &wire.Attempt{Schema: wire.Schema, Cause: wire.CauseCrash, Node: node, Incarnation: incarnation, Time: time.Now(),
-			Error: "the node died while it computed the task"}
-		if err := l.Broker.StoreAttempt(ctx, t.Job, t.Task, a); err != nil {
-			l.Log.Warn("crash not noted", "node", node, "error", err)
-		}
-		l.Broker.HandBack(t.Reply)
+	a := &wire.Attempt{Schema: wire.Schema, Cause: wire.CauseCrash, Node: o.Node, Incarnation: o.Incarnation, Time: time.Now(),
+		Error: "the node died while it computed the task"}
+	if err := r.Broker.StoreAttempt(ctx, o.Job, o.Task, a); err != nil {
+		r.Log.Warn("crash not noted", "node", o.Node, "job", o.Job, "task", o.Task, "error", err)
 	}
 }
 

@@ -18,8 +18,10 @@ type held struct {
 	task *wire.Task
 	// attempt is the number of this delivery.
 	attempt int
-	// server is the server process that the task came from.
-	server string
+	// started says that it is being computed in this process.
+	started atomic.Bool
+	// rescued says that the task was another worker's; nothing comes before it.
+	rescued bool
 	// token is given back when the task needs no slot any more.
 	token func()
 	// ctx ends when the task is to be dropped: its job is over, or the worker stops.
@@ -29,10 +31,10 @@ type held struct {
 	batches chan fetched
 	// tried are the tries before this one that gave no result.
 	tried []wire.Attempt
-	// apart says that the task is computed in a process of its own, started that it
-	// is being computed in this one.
-	apart   bool
-	started atomic.Bool
+	// crashes is how many nodes have died at the task, as far as the coordinator knows.
+	crashes int
+	// apart says that the task is computed in a process of its own.
+	apart bool
 }
 
 // hand is the set of tasks in hand. It is what heartbeats report, so that the
@@ -64,6 +66,12 @@ func (h *hand) remove(t *held) {
 	h.mu.Lock()
 	delete(h.tasks, t)
 	h.mu.Unlock()
+}
+
+// begin notes that a task is being computed from now on.
+func (h *hand) begin(t *held) {
+	t.started.Store(true)
+	h.tell()
 }
 
 func (h *hand) setDraining() {
@@ -103,7 +111,7 @@ func (h *hand) dropExcept(active map[uint64]bool) {
 // keepAlive tells the queue that the tasks in hand are being worked on, so that
 // a long task isn't delivered again. It stops with the process, not before: a
 // dead worker's silence is what the ack wait listens for.
-func (h *hand) keepAlive(ctx context.Context, l *link) {
+func (h *hand) keepAlive(ctx context.Context) {
 	tick := time.NewTicker(broker.AckWait / 3)
 	defer tick.Stop()
 	for {
@@ -112,12 +120,9 @@ func (h *hand) keepAlive(ctx context.Context, l *link) {
 			return
 		case <-tick.C:
 		}
-		server := l.server()
 		for _, t := range h.all() {
-			if t.server == server {
-				// A failure means that the connection is away; the next tick tries again.
-				_ = t.msg.InProgress()
-			}
+			// A failure means that the connection is away; the next tick tries again.
+			_ = t.msg.InProgress()
 		}
 	}
 }

@@ -67,19 +67,19 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+	r := s.w.result(t)
 	p, err := s.process(t.ctx)
 	if err != nil {
 		return nil, asFault(t.ctx, err)
 	}
-	r := s.w.result(t)
 	if err = p.load(t.ctx, t.task.ModelDigest, model, s.w.TaskMemory, s.w.BatchTimeout); err == nil {
-		err = s.w.batches(t, r, func(n int, f fetched) (*wire.BatchResult, error) {
+		err = s.w.batches(t, r, func() {}, func(n int, f fetched) (*wire.BatchResult, error) {
 			return p.predict(t.ctx, n, f.batch, s.w.BatchTimeout)
 		})
 	}
 	s.release(p)
 	if err != nil {
-		return nil, asFault(t.ctx, err)
+		return nil, err
 	}
 	return encode(r)
 }

@@ -19,16 +19,34 @@ const maxSessions = 4
 // begun when ctx ends goes back.
 func (w *worker) slot(ctx context.Context) {
 	sessions := make(map[string]*models.Session)
-	for t := range w.ready {
+	for {
+		var t *held
+		var ok bool
+		select {
+		case t = <-w.urgent: // at once
+		default:
+			select {
+			case t = <-w.urgent:
+			case t, ok = <-w.ready:
+				if !ok {
+					return
+				}
+			}
+		}
 		if ctx.Err() != nil {
 			w.handBack(t, 0)
 			continue
 		}
-		t.started.Store(true)
-		result, err := w.carryOut(t, sessions)
-		t.started.Store(false)
-		w.done(t, result, err)
+		w.carry(t, sessions)
 	}
+}
+
+// carry sees a task through to its result.
+func (w *worker) carry(t *held, sessions map[string]*models.Session) {
+	w.hand.begin(t)
+	result, err := w.carryOut(t, sessions)
+	t.started.Store(false) // what kills the worker from now on is not the task
+	w.done(t, result, err)
 }
 
 // done stores a task's result, or decides about its failure.
@@ -77,11 +95,19 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		r.Trained = trained
 		return r, err
 	}
-	session, err := w.session(t.ctx, t.task, sessions)
-	if err != nil {
+	if _, err := w.session(t.ctx, t.task, sessions); err != nil {
 		return nil, err
 	}
-	return r, w.batches(t, r, func(n int, f fetched) (*wire.BatchResult, error) {
+	rescues := func() {
+		if !t.rescued {
+			w.beside(sessions)
+		}
+	}
+	return r, w.batches(t, r, rescues, func(n int, f fetched) (*wire.BatchResult, error) {
+		session, err := w.session(t.ctx, t.task, sessions) // a rescued task may have taken it away
+		if err != nil {
+			return nil, err
+		}
 		b, left, err := w.inTime(t.ctx, func(ctx context.Context) (*wire.BatchResult, error) { return predict(ctx, session, n, f) })
 		if left {
 			delete(sessions, t.task.ModelDigest) // it is still in use
@@ -90,9 +116,10 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 	})
 }
 
-// batches has a task's batches computed as they come.
-func (w *worker) batches(t *held, r *wire.Result, compute func(n int, f fetched) (*wire.BatchResult, error)) error {
+// batches has a task's batches computed as they come, and calls between before each.
+func (w *worker) batches(t *held, r *wire.Result, between func(), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
 	for n := t.task.From; n <= t.task.To; n++ {
+		between()
 		var f fetched
 		select {
 		case f = <-t.batches:

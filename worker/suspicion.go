@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"sync"
 	"time"
 
 	"idunno/broker"
@@ -14,6 +15,9 @@ const (
 	// unexplained is how many deliveries of a task without a known reason make it
 	// suspicious: its workers may have died before anybody knew what they did.
 	unexplained = 3
+	// harmful is how many nodes must have died at a task for it to be suspicious: a
+	// single death is usually the node's own, and the task shall go on at once.
+	harmful = 2
 	// leaveFor is how long a worker leaves a task that failed here to others.
 	leaveFor = 10 * time.Second
 	// peersWait bounds the question who lives; its answer holds for peersAge.
@@ -28,11 +32,15 @@ func (w *worker) suspicious(t *held) bool {
 	if w.Isolate.Path == "" || t.task.Train != "" {
 		return false
 	}
-	if t.attempt > len(t.tried)+unexplained || w.tally.suspects(t.task.ModelDigest) {
+	if t.attempt > len(t.tried)+unexplained || max(t.crashes, wire.Crashes(t.tried)) >= harmful || w.tally.suspects(t.task.ModelDigest) {
 		return true
 	}
 	return slices.ContainsFunc(t.tried, func(a wire.Attempt) bool {
-		return a.Isolated || a.Cause != wire.CauseError && a.Cause != wire.CauseMemory
+		switch a.Cause {
+		case wire.CauseTimeout, wire.CausePanic, wire.CauseKilled:
+			return true
+		}
+		return a.Isolated
 	})
 }
 
@@ -60,18 +68,21 @@ func (w *worker) leave(ctx context.Context, t *held) bool {
 	})
 }
 
-// peers are the other live workers, as last told. Only the pulling goroutine uses it.
+// peers are the other live workers, as last told.
 type peers struct {
+	mu    sync.Mutex
 	names []string
 	asked time.Time
 }
 
 // others names the other live workers; none when no coordinator answers.
 func (w *worker) others(ctx context.Context) []string {
+	w.peers.mu.Lock()
+	defer w.peers.mu.Unlock()
 	if time.Since(w.peers.asked) < peersAge {
 		return w.peers.names
 	}
-	w.peers = peers{asked: time.Now()}
+	w.peers.names, w.peers.asked = nil, time.Now()
 	ctx, cancel := context.WithTimeout(ctx, peersWait)
 	defer cancel()
 	p, err := w.Broker.Ask(ctx, broker.SubjectNodes, nil)
