@@ -92,14 +92,14 @@ func (t *table) watch(ctx context.Context, b broker.Core, changed func(active ma
 	})
 }
 
-// lookEvery is how often a worker makes sure that its watch of the table is alive.
-const lookEvery = 2 * time.Second
+// tableLook is how often a worker makes sure that its watch of the table is alive.
+const tableLook = 2 * time.Second
 
 // lookAfter ends a watch that has missed a change of the table: the server that
 // kept it has died while the connection is to another one, which goes unnoticed for
 // many seconds.
 func lookAfter(ctx context.Context, records broker.Bucket, seen *atomic.Uint64, stop func()) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(tableLook)
 	defer tick.Stop()
 	var missed uint64
 	for {
