@@ -18,6 +18,7 @@ import (
 
 func (a *app) upCommand() *cobra.Command {
 	var cfg cluster.Config
+	var maxStore string
 	var tied, asJSON, quiet bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run a local cluster that stays up", Args: nargs(0),
@@ -39,6 +40,12 @@ three, nor the reverse.`,
 			if err := checkUp(cmd, cfg); err != nil {
 				return err
 			}
+			if maxStore != "" {
+				var err error
+				if cfg.MaxStore, err = parseSize(maxStore); err != nil {
+					return usage(cmd, "--max-store: %v", err)
+				}
+			}
 			if !quiet {
 				cfg.Log = a.stderr
 			}
@@ -50,6 +57,7 @@ three, nor the reverse.`,
 	flags.IntVar(&cfg.Coordinators, "coordinators", 1, "`N` coordinator processes; one leads, the others stand by")
 	flags.IntVar(&cfg.Servers, "servers", 1, "`N` NATS servers, 1 or 3; three keep everything three times and survive the death of one")
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
+	flags.StringVar(&maxStore, "max-store", "", "`SIZE` of everything that a server stores at most (default: what its disk has room for)")
 	flags.StringVar(&cfg.Host, "host", "127.0.0.1", "`ADDRESS` to listen on")
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one; three servers take the next two as well")
 	flags.BoolVarP(&quiet, "quiet", "q", false, "do not show what the processes say")

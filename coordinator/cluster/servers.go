@@ -100,6 +100,9 @@ func (l *Local) brokerArgs(i int, routes []string) []string {
 		}
 	}
 	args := []string{"--host", l.cfg.Host, "--port", strconv.Itoa(port), "--store", store, "--json"}
+	if l.cfg.MaxStore > 0 {
+		args = append(args, "--max-store", strconv.FormatInt(l.cfg.MaxStore, 10))
+	}
 	if l.cfg.Temporary {
 		args = append(args, "--temporary")
 	}
