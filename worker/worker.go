@@ -82,8 +82,8 @@ const (
 	DefaultBatchTimeout = time.Minute
 	DefaultTaskMemory   = 1 << 30
 	DefaultMaxAttempts  = 5
-	// mostAttempts leaves room for crashes in what is kept of a task.
-	mostAttempts = wire.MaxTried - 4
+	// MostAttempts leaves room for crashes in what is kept of a task.
+	MostAttempts = wire.MaxTried - 4
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
@@ -161,8 +161,8 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if cfg.MaxAttempts == 0 {
 		cfg.MaxAttempts = DefaultMaxAttempts
 	}
-	if cfg.MaxAttempts < 1 || cfg.MaxAttempts > mostAttempts {
-		return nil, fmt.Errorf("%d attempts: choose 1 to %d", cfg.MaxAttempts, mostAttempts)
+	if cfg.MaxAttempts < 1 || cfg.MaxAttempts > MostAttempts {
+		return nil, fmt.Errorf("%d attempts: choose 1 to %d", cfg.MaxAttempts, MostAttempts)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
