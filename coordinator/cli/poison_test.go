@@ -73,7 +73,7 @@ type poisoned struct {
 
 func startPoisoned(t *testing.T, workers int, args ...string) *poisoned {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	program, err := os.Executable()
 	if err != nil {
