@@ -75,11 +75,11 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
-	return encode(r)
+	return message(r)
 }
 
-// encode makes a result a message.
-func encode(r *wire.Result) ([]byte, error) {
+// message makes a result what is stored.
+func message(r *wire.Result) ([]byte, error) {
 	p := r.Marshal()
 	if len(p) > wire.MaxResult {
 		return nil, fault{fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult)}
