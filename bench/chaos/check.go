@@ -73,9 +73,8 @@ type claim struct {
 	// cancel says that it was asked to be cancelled, cancelled that it was so.
 	cancel, cancelled bool
 	ended             wire.State // as it was seen
-	revision, epoch   uint64     // of its record, as seen last
-	batches           map[int]bool
-	failed            map[int]bool
+	writes            []writing
+	batches, failed   map[int]bool
 }
 
 // NewChecker returns a checker that knows the truth.
@@ -177,12 +176,7 @@ func (c *Checker) progress(e *Event) {
 		j.cancelled = true
 	}
 	if e.What == WhatRecord {
-		if e.Revision > j.revision {
-			if e.Epoch < j.epoch && c.lease.comparable(e.Epoch, j.epoch) {
-				c.v.find(OldEpoch, e.Job, 0, "epoch %d after %d", e.Epoch, j.epoch)
-			}
-			j.revision, j.epoch = e.Revision, e.Epoch
-		}
+		j.writes = append(j.writes, writing{e.Revision, e.Epoch, e.Written})
 	}
 	if j.ended != "" && e.State != "" && e.State != j.ended && (e.What == WhatRecord || e.State.Ended()) {
 		c.v.find(ChangedEnd, e.Job, 0, "%s after %s", e.State, j.ended)
@@ -278,6 +272,9 @@ func (c *Checker) Verdict() *Verdict {
 	}
 	for _, number := range sortedJobs(c.jobs) {
 		c.judge(number, c.jobs[number])
+		for _, detail := range c.lease.stale(c.jobs[number].writes) {
+			c.v.find(OldEpoch, number, 0, "%s", detail)
+		}
 	}
 	for at, sum := range c.seen {
 		switch stored := c.stored[at]; {
@@ -287,7 +284,10 @@ func (c *Checker) Verdict() *Verdict {
 			c.v.find(ChangedResult, at.job, 0, "task %d: %s, was %s", at.task, stored, sum)
 		}
 	}
-	c.v.Terms = c.lease.terms
+	for _, detail := range c.lease.judge(c.pauses.faults) {
+		c.v.find(TwoHolders, 0, 0, "%s", detail)
+	}
+	c.v.Terms = len(c.lease.terms)
 	c.v.Longest, c.v.After = c.pauses.judge()
 	slices.SortStableFunc(c.v.Findings, func(a, b Finding) int { return strings.Compare(string(a.Flaw), string(b.Flaw)) })
 	return c.v

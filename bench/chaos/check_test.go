@@ -82,6 +82,10 @@ func lease(holder string, bucket, rev, written int) chaos.Event {
 	return chaos.Event{What: chaos.WhatLease, Holder: holder, Bucket: at(bucket), Revision: uint64(rev), Written: at(written)}
 }
 
+func record(job uint64, rev, epoch, written int) chaos.Event {
+	return chaos.Event{What: chaos.WhatRecord, Job: job, Revision: uint64(rev), Epoch: uint64(epoch), Written: at(written)}
+}
+
 func released(holder string, bucket, rev, written int) chaos.Event {
 	e := lease(holder, bucket, rev, written)
 	e.Deleted = true
@@ -124,9 +128,13 @@ func TestGoodHistories(t *testing.T) {
 		"cancelled too late":         good().add(chaos.Event{What: chaos.WhatCancel, Job: 1}),
 		"seen as it is":              good().add(chaos.Event{What: chaos.WhatSeen, Job: 1, Task: 1, Sum: "mlp-1-2"}).add(chaos.Event{What: chaos.WhatState, Job: 1, State: wire.StateDone}),
 		"a client that is told late": good().add(chaos.Event{What: chaos.WhatRecord, Job: 1, State: wire.StateDone, Revision: 9}).add(chaos.Event{What: chaos.WhatState, Job: 1, State: wire.StateRunning}),
-		"a lease that runs out":      good().add(lease("a", 0, 1, 0)).add(lease("a", 0, 2, 400)).add(lease("b", 0, 3, 2400)),
-		"a lease that is handed on":  good().add(lease("a", 0, 1, 0)).add(released("a", 0, 2, 400)).add(lease("b", 0, 3, 500)),
-		"a lease that is forgotten":  good().add(lease("a", 0, 7, 0)).add(lease("b", 900, 1, 1000)).add(lease("b", 900, 1, 1000)),
+		"a dead leader's lease": good().add(lease("a 1", 0, 1, 0)).add(chaos.Event{What: chaos.WhatFault, Time: at(90), Fault: &chaos.Fault{Number: 1, Kind: chaos.KillCoordinator, Targets: []string{"a"}}}).
+			add(chaos.Event{What: chaos.WhatHeal, Time: at(500), Fault: &chaos.Fault{Number: 1}}).add(lease("b 1", 0, 2, 100)),
+		"two terms": good().add(lease("a", 0, 8, 0)).add(lease("b", 900, 1, 1000)).add(record(1, 5, 8, 500)).add(record(1, 6, 1, 1200)).add(record(1, 7, 1, 1300)).
+			add(record(1, 8, 4, 1400)), // of a term that was not seen
+		"a lease that runs out":     good().add(lease("a", 0, 1, 0)).add(lease("a", 0, 2, 400)).add(lease("b", 0, 3, 2400)),
+		"a lease that is handed on": good().add(lease("a", 0, 1, 0)).add(released("a", 0, 2, 400)).add(lease("b", 0, 3, 500)),
+		"a lease that is forgotten": good().add(lease("a", 0, 7, 0)).add(lease("b", 900, 1, 1000)).add(lease("b", 900, 1, 1000)),
 	} {
 		if v := judge(t, s.end()); !v.OK() || v.Seed != 5 {
 			t.Errorf("%s: %+v", name, v.Findings)
@@ -177,9 +185,14 @@ func TestBadHistories(t *testing.T) {
 		"two holders, renewed":      {good().add(lease("a", 0, 1, 0)).add(lease("a", 0, 2, 1500)).add(lease("b", 0, 3, 2100)), []chaos.Flaw{chaos.TwoHolders}},
 		"an epoch twice":            {good().add(lease("a", 0, 5, 0)).add(lease("b", 0, 5, 3000)), []chaos.Flaw{chaos.EpochRepeats}},
 		"an epoch that goes back":   {good().add(lease("a", 0, 5, 0)).add(released("a", 0, 6, 1)).add(lease("b", 0, 4, 3000)), []chaos.Flaw{chaos.EpochRepeats}},
-		"an old leader writes":      {good().add(lease("a", 0, 1, 0)).add(chaos.Event{What: chaos.WhatRecord, Job: 1, Revision: 5, Epoch: 9}).add(chaos.Event{What: chaos.WhatRecord, Job: 1, Revision: 6, Epoch: 8}), []chaos.Flaw{chaos.OldEpoch}},
-		"a process dies":            {good().add(chaos.Event{What: chaos.WhatDied, Error: "worker-1"}), []chaos.Flaw{chaos.Died}},
-		"an answer to nothing":      {good().add(chaos.Event{What: chaos.WhatAccepted, Submission: 77, Job: 1}), []chaos.Flaw{chaos.BadHistory}},
+		"an old leader writes":      {good().add(lease("a", 0, 1, 0)).add(lease("b", 0, 2, 2000)).add(record(1, 5, 2, 2100)).add(record(1, 6, 1, 2200)), []chaos.Flaw{chaos.OldEpoch}},
+		"a dead one of before":      {good().add(lease("a", 0, 1, 0)).add(record(1, 5, 1, 1000)).add(lease("b", 900, 1, 1100)).add(record(1, 6, 1, 1200)).add(lease("c", 5000, 9, 6000)).add(record(1, 7, 9, 6100)).add(record(1, 8, 1, 6200)), []chaos.Flaw{chaos.OldEpoch}},
+		"a healthy leader's lease": {good().add(lease("a 1", 0, 1, 9000)).add(chaos.Event{What: chaos.WhatFault, Time: at(90), Fault: &chaos.Fault{Number: 1, Kind: chaos.KillCoordinator, Targets: []string{"a"}}}).
+			add(chaos.Event{What: chaos.WhatHeal, Time: at(500), Fault: &chaos.Fault{Number: 1}}).add(lease("b 1", 0, 2, 9100)), []chaos.Flaw{chaos.TwoHolders}},
+		"another one's lease": {good().add(lease("a 1", 0, 1, 0)).add(chaos.Event{What: chaos.WhatFault, Time: at(90), Fault: &chaos.Fault{Number: 1, Kind: chaos.KillCoordinator, Targets: []string{"b"}}}).
+			add(lease("b 2", 0, 2, 100)), []chaos.Flaw{chaos.TwoHolders}},
+		"a process dies":       {good().add(chaos.Event{What: chaos.WhatDied, Error: "worker-1"}), []chaos.Flaw{chaos.Died}},
+		"an answer to nothing": {good().add(chaos.Event{What: chaos.WhatAccepted, Submission: 77, Job: 1}), []chaos.Flaw{chaos.BadHistory}},
 	} {
 		v := judge(t, c.s.end())
 		var got []chaos.Flaw

@@ -52,8 +52,9 @@ func (s *striker) strike(ctx context.Context, f Fault, poisoned wire.JobDoc) {
 		f.Targets = s.all()
 	}
 	s.say("%v", f)
+	at := time.Now() // before it: its effect may be there in a millisecond
 	hit := s.begin(ctx, f, poisoned)
-	s.rec.Add(Event{What: WhatFault, Fault: &f, Skipped: !hit})
+	s.rec.Add(Event{What: WhatFault, Time: at, Fault: &f, Skipped: !hit})
 	if !hit {
 		return
 	}

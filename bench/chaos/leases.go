@@ -1,9 +1,13 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"idunno/broker/wire"
 )
 
 // leaseWatch judges the writes of the lease. They come in the order in which
@@ -13,16 +17,30 @@ type leaseWatch struct {
 	holder  string    // "" when it was given up
 	written time.Time
 	rev     uint64
-	terms   int
-	// A bucket in memory counts from 1 again when the server has been started anew,
-	// so epochs of two lives can't be compared.
-	lives int
+	terms   []term
+	// taken are the times at which somebody took a lease that had not run out.
+	taken []taking
 }
 
-// write takes a write into account and returns the flaw that it shows.
+// term is a term of leadership as far as it was seen: whoever leads writes records
+// under the revision at which the lease was taken.
+type term struct {
+	epoch uint64
+	from  time.Time
+}
+
+// taking is a lease that was taken from somebody who had not given it up.
+type taking struct {
+	from, by string
+	at       time.Time
+	after    time.Duration // since it was renewed
+}
+
+// write takes a write into account and returns the flaw that it shows by itself.
 func (w *leaseWatch) write(e *Event, h *Header) (Flaw, string) {
 	if !e.Bucket.Equal(w.bucket) {
-		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, lives: w.lives + 1}
+		// A server that was started anew has forgotten the bucket before.
+		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, taken: w.taken}
 	}
 	if e.Revision == w.rev && e.Holder == w.holder && e.Written.Equal(w.written) {
 		return "", "" // seen before
@@ -31,23 +49,73 @@ func (w *leaseWatch) write(e *Event, h *Header) (Flaw, string) {
 	w.rev, w.written, w.holder = max(w.rev, e.Revision), e.Written, e.Holder
 	if e.Deleted {
 		w.holder = ""
-	} else if e.Holder != before.holder || h != nil && e.Written.Sub(before.written) >= h.LeaseTTL {
-		w.terms++
 	}
-	switch {
-	case e.Revision <= before.rev:
+	after := e.Written.Sub(before.written)
+	valid := before.holder != "" && h != nil && after < h.LeaseTTL
+	if !e.Deleted && (e.Holder != before.holder || !valid) {
+		w.terms = append(w.terms, term{e.Revision, e.Written})
+	}
+	if e.Revision <= before.rev {
 		return EpochRepeats, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, before.holder, before.rev)
-	case e.Deleted || before.holder == "" || e.Holder == before.holder:
-		return "", ""
-	case h != nil && e.Written.Sub(before.written) < h.LeaseTTL:
-		return TwoHolders, fmt.Sprintf("%s took the lease %v after %s had renewed it; it lasts %v",
-			e.Holder, e.Written.Sub(before.written).Round(time.Millisecond), before.holder, h.LeaseTTL)
+	}
+	if !e.Deleted && valid && e.Holder != before.holder {
+		w.taken = append(w.taken, taking{before.holder, e.Holder, e.Written, after})
 	}
 	return "", ""
 }
 
-// comparable reports whether the greater of two epochs must be the later one.
-func (w *leaseWatch) comparable(uint64, uint64) bool { return w.lives <= 1 }
+// order is the number of the term that a record was written in; false when it was
+// not seen.
+func (w *leaseWatch) order(epoch uint64, at time.Time) (int, bool) {
+	for i := len(w.terms) - 1; i >= 0; i-- {
+		if t := w.terms[i]; t.epoch == epoch && !t.from.After(at) {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// grace is how long before a fault is noted, and after it has been mended, its
+// effect may be seen: whoever was frozen takes up to two seconds to be given up.
+const grace = 3 * time.Second
+
+// judge returns the takings that nothing explains: a lease that has not run out may be taken
+// from a coordinator that is known to be dead, and from nobody else.
+func (w *leaseWatch) judge(faults []*hit) (flaws []string) {
+	for _, t := range w.taken {
+		node, _, _ := strings.Cut(t.from, " ")
+		if !slices.ContainsFunc(faults, func(h *hit) bool {
+			return !t.at.Before(h.from.Add(-grace)) && !t.at.After(h.to.Add(grace)) && (h.targets[node] || h.server)
+		}) {
+			flaws = append(flaws, fmt.Sprintf("%s took the lease from %s, which nothing had happened to, %v after it was renewed",
+				t.by, t.from, t.after.Round(time.Millisecond)))
+		}
+	}
+	return flaws
+}
+
+// writing is a write of a job's record.
+type writing struct {
+	revision, epoch uint64
+	at              time.Time
+}
+
+// stale returns what was written by a coordinator of an earlier term after one of a later
+// term had written the same record.
+func (w *leaseWatch) stale(writes []writing) (flaws []string) {
+	slices.SortFunc(writes, func(a, b writing) int { return cmp.Compare(a.revision, b.revision) })
+	last := -1
+	for _, r := range writes {
+		n, ok := w.order(r.epoch, r.at)
+		if ok && n < last {
+			flaws = append(flaws, fmt.Sprintf("revision %d under epoch %d, after epoch %d", r.revision, r.epoch, w.terms[last].epoch))
+		}
+		if ok {
+			last = max(last, n)
+		}
+	}
+	return flaws
+}
 
 // wake is how long after its end a fault may be what a pause comes from.
 const wake = 3 * time.Second
@@ -64,12 +132,18 @@ type pauseWatch struct {
 type span struct{ from, to time.Time }
 
 type hit struct {
-	kind Kind
+	kind    Kind
+	targets map[string]bool
+	server  bool // hit one
 	span
 }
 
 func (p *pauseWatch) fault(e *Event) {
-	h := &hit{e.Fault.Kind, span{e.Time, e.Time}}
+	h := &hit{kind: e.Fault.Kind, targets: make(map[string]bool), span: span{e.Time, e.Time}}
+	for _, name := range e.Fault.Targets {
+		h.targets[name] = true
+		h.server = h.server || strings.HasPrefix(name, string(wire.RoleBroker))
+	}
 	p.faults = append(p.faults, h)
 	if p.open == nil {
 		p.open = make(map[int]*hit)

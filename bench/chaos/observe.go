@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,7 +59,7 @@ func (o *observer) run(ctx context.Context) error {
 
 func (o *observer) lease(w broker.LeaseWrite) {
 	o.mu.Lock()
-	o.leader = w.Holder
+	o.leader, _, _ = strings.Cut(w.Holder, " ") // the rest tells the node's lives apart
 	if w.Deleted {
 		o.leader = ""
 	}
