@@ -33,6 +33,9 @@ const (
 	askWait   = 5 * time.Second
 	retryWait = 4 * time.Second
 	retryGap  = 20 * time.Millisecond
+	// electWait is how long a submission that can't be stored now is handed in again:
+	// servers that have lost one of them take up to nine seconds to elect a leader.
+	electWait = 15 * time.Second
 	pollEvery = 200 * time.Millisecond
 )
 
@@ -106,8 +109,24 @@ type Submitted struct {
 // Every try carries the same message id, so that a coordinator that answers too
 // late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
+	id, deadline := rand.Text(), time.Now().Add(electWait)
+	for {
+		submitted, err := c.submit(ctx, id, doc)
+		var refusal *wire.Error
+		again := errors.As(err, &refusal) && refusal.Code == wire.CodeUnavailable || errors.Is(err, jetstream.ErrNoStreamResponse)
+		if !again || time.Now().After(deadline) {
+			return submitted, err
+		}
+		select {
+		case <-ctx.Done():
+			return Submitted{}, context.Cause(ctx)
+		case <-time.After(retryGap):
+		}
+	}
+}
+
+func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, error) {
 	var reply wire.SubmitReply
-	id := rand.Text()
 	request := &nats.Msg{Subject: broker.SubjectSubmit, Data: doc, Header: nats.Header{jetstream.MsgIDHeader: []string{id}}}
 	err := c.askMsg(ctx, request, firstWait, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
