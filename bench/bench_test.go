@@ -174,7 +174,7 @@ func TestFailover(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	d, err := bench.Failover(ctx, bench.FailoverConfig{Program: program, Kills: 1})
+	d, err := bench.Failover(ctx, bench.FailoverConfig{Program: program, Kills: 1, Repeats: 5})
 	if err != nil {
 		t.Fatal(err)
 	}

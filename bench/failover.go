@@ -24,6 +24,9 @@ type FailoverConfig struct {
 	// Kinds are the kinds of faults, by the name of their result; default all of
 	// [FailoverKinds].
 	Kinds []string
+	// Repeats is how often a job takes the batches of mnist; default so often that a
+	// job takes some seconds on this machine's cores.
+	Repeats int
 	// Seed chooses whom and when to kill; default 1.
 	Seed uint64
 	// Progress is told of every fault.
@@ -112,6 +115,9 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 	case workerKill, workerStop:
 	default:
 		return fmt.Errorf("%w: no such kind of fault", ErrConfig)
+	}
+	if f.Repeats > 0 {
+		work.repeats = f.Repeats
 	}
 	f.Progress.tell("%s: starting a cluster", kind)
 	local, err := cluster.Start(ctx, cluster.Config{Program: f.Program, Store: store, Temporary: true, Port: -1, Workers: workers, Coordinators: 2})
