@@ -17,7 +17,8 @@
 //	connection lost                     computing goes on; what was asked is asked again, and results are stored, after the reconnection
 //	broker started anew                 the tasks in hand are finished; what is said about them reaches no queue of the new life
 //	another worker killed               its tasks come as rescues, and go before everything else
-//	task fails by its own fault         handed back with a growing delay; a confirmed fault becomes its result (failure.go)
+//	task fails by its own fault         noted for all, handed back with a growing delay, left to others; the last try becomes its result (failure.go)
+//	batch takes too long                given up; from then on the task has a process of its own, which is killed (isolation.go)
 //	store or connection fails           handed back without limit; after three in a row the worker pauses
 //	told to stop                        what it computes is finished if that is quick, the rest is handed back
 //
