@@ -197,16 +197,22 @@ func (w *worker) place(ctx context.Context, t *held) bool {
 		w.handBack(t, retryDelay(t.attempt))
 		return false
 	}
-	if t.task.Train == "" {
-		t.batches = make(chan fetched, fetchAhead)
-		go w.library.stream(t.ctx, t.task, !suspicious, t.batches)
-	}
+	w.bring(t, !suspicious)
 	if suspicious {
 		t.token() // it takes no slot
 		w.isolation.compute(ctx, t)
 		return false
 	}
 	return true
+}
+
+// bring starts fetching a task's batches, and its model where that is to be run
+// in this process.
+func (w *worker) bring(t *held, model bool) {
+	if t.task.Train == "" {
+		t.batches = make(chan fetched, fetchAhead)
+		go w.library.stream(t.ctx, t.task, model, t.batches)
+	}
 }
 
 // lookUp finds out whether a task has a stored result, and what has been tried. It
