@@ -55,7 +55,8 @@ var mayImport = map[string][]string{
 	"coordinator/client":  {"broker", "broker/wire"},
 	"coordinator/cluster": {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
 	"coordinator/cli":     {"..."},
-	"bench":               {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench":               {"bench/chaos", "broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench/chaos":         {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
 	"bench/peers":         {"bench", "models/..."},
 }
 

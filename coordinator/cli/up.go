@@ -14,11 +14,13 @@ import (
 	"idunno/broker/wire"
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/cluster"
+	"idunno/worker"
 )
 
 func (a *app) upCommand() *cobra.Command {
 	var cfg cluster.Config
 	var maxStore string
+	var limits limits
 	var tied, asJSON, quiet bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run a local cluster that stays up", Args: nargs(0),
@@ -46,6 +48,10 @@ three, nor the reverse.`,
 					return usage(cmd, "--max-store: %v", err)
 				}
 			}
+			if err := limits.into(cmd, &worker.Config{}); err != nil {
+				return err
+			}
+			cfg.WorkerArgs = limits.args()
 			if !quiet {
 				cfg.Log = a.stderr
 			}
@@ -60,6 +66,7 @@ three, nor the reverse.`,
 	flags.StringVar(&maxStore, "max-store", "", "`SIZE` of everything that a server stores at most (default: what its disk has room for)")
 	flags.StringVar(&cfg.Host, "host", "127.0.0.1", "`ADDRESS` to listen on")
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one; three servers take the next two as well")
+	limits.flags(cmd)
 	flags.BoolVarP(&quiet, "quiet", "q", false, "do not show what the processes say")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)
