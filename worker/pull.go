@@ -179,10 +179,10 @@ func (w *worker) prepare(ctx context.Context, t *held) bool {
 func (w *worker) place(ctx context.Context, t *held) bool {
 	suspicious := w.suspicious(t)
 	switch {
-	case w.final(t.tried):
+	case w.final(t):
 		// Whoever saw the last try didn't live to say so.
 		err := errors.New(t.tried[len(t.tried)-1].Error)
-		if n := wire.Crashes(t.tried); n >= w.MaxAttempts {
+		if n := wire.Crashes(t.tried); wire.Failures(t.tried) < w.MaxAttempts {
 			err = fmt.Errorf("%d nodes died while they computed the task", n)
 		}
 		w.storeAside(t, w.failure(t, err))
