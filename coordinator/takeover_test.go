@@ -91,11 +91,11 @@ func TestDeadLeadersLeaseIsNotWaitedFor(t *testing.T) {
 	watch, err := bucket.Watch(r.ctx, broker.KeyLeader)
 	r.must(err)
 	defer func() { _ = watch.Stop() }()
-	b.NC.Close()
 	var before jetstream.KeyValueEntry
 	for e := range watch.Updates() {
 		switch {
 		case e == nil:
+			b.NC.Close() // the leader's entry has been seen
 		case e.Operation() != jetstream.KeyValuePut:
 			t.Fatalf("the lease was given up: %v", e.Operation())
 		case before != nil && string(before.Value()) != string(e.Value()):
