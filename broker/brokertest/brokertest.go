@@ -40,6 +40,18 @@ func StartLimited(tb testing.TB, maxStore int64) string {
 	return s.URL()
 }
 
+// StartQuiet is Start with a server that is not a broker of ours: nobody tells of
+// the connections that it closes.
+func StartQuiet(tb testing.TB) string {
+	tb.Helper()
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: tb.TempDir()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Stop)
+	return s.URL()
+}
+
 // tellClosed has the server's news of closed connections told as a broker tells them.
 func tellClosed(tb testing.TB, s *embedded.Server) {
 	tb.Helper()
