@@ -89,7 +89,7 @@ func NewChecker(truth Truth) *Checker {
 func (c *Checker) Event(e *Event) error {
 	switch e.What {
 	case WhatRun:
-		c.header, c.v.Seed = e.Plan, e.Plan.Seed
+		c.header, c.v.Seed, c.pauses.began = e.Plan, e.Plan.Seed, e.Time
 	case WhatFault:
 		if e.Skipped {
 			c.v.Skipped++
@@ -288,7 +288,7 @@ func (c *Checker) Verdict() *Verdict {
 		c.v.find(TwoHolders, 0, 0, "%s", detail)
 	}
 	c.v.Terms = len(c.lease.terms)
-	c.v.Longest, c.v.After = c.pauses.judge()
+	c.v.Pauses, c.v.After = c.pauses.judge()
 	slices.SortStableFunc(c.v.Findings, func(a, b Finding) int { return strings.Compare(string(a.Flaw), string(b.Flaw)) })
 	return c.v
 }

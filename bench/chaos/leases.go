@@ -122,6 +122,7 @@ const wake = 3 * time.Second
 
 // pauseWatch finds the times without results while work was there.
 type pauseWatch struct {
+	began   time.Time
 	results []time.Time
 	last    map[uint64]time.Time // the last result of a job
 	spans   []span               // when jobs were under way
@@ -175,14 +176,14 @@ func (p *pauseWatch) job(job uint64, from time.Time) {
 	}
 }
 
-// judge returns the longest pause, and the longest in the wake of each fault.
-func (p *pauseWatch) judge() (longest Pause, after map[Kind][]time.Duration) {
+// judge returns the longest pauses, and the longest in the wake of each fault.
+func (p *pauseWatch) judge() (longest []Pause, after map[Kind][]time.Duration) {
 	after = make(map[Kind][]time.Duration)
 	pauses := p.pauses()
-	for _, s := range pauses {
-		if d := s.to.Sub(s.from); d > longest.Long {
-			longest = Pause{s.from, d}
-		}
+	slices.SortStableFunc(pauses, func(a, b span) int { return cmp.Compare(b.to.Sub(b.from), a.to.Sub(a.from)) })
+	longest = []Pause{}
+	for _, s := range pauses[:min(mostPauses, len(pauses))] {
+		longest = append(longest, Pause{s.from.Sub(p.began), s.to.Sub(s.from)})
 	}
 	for _, h := range p.faults {
 		worst := time.Duration(0)

@@ -143,7 +143,11 @@ func printChaos(w io.Writer, d *bench.Document) {
 		render.Count(int64(v.Jobs)), v.Cancelled, v.Poisoned, v.Accepted, v.Refused, v.Unknown)
 	fmt.Fprintf(w, "%s batches in %s results, %d failed as they had to; %d terms of leadership\n",
 		render.Count(int64(v.Batches)), render.Count(int64(v.Results)), v.Failed, v.Terms)
-	fmt.Fprintf(w, "longest pause without a result while work was there: %s\n", render.Duration(v.Longest.Long))
+	var pauses []string
+	for _, p := range v.Pauses {
+		pauses = append(pauses, fmt.Sprintf("%s at %s", render.Duration(p.Long), render.Duration(p.At)))
+	}
+	fmt.Fprintf(w, "longest pauses without a result while work was there: %s\n", strings.Join(pauses, ", "))
 	for _, f := range v.Findings {
 		fmt.Fprintf(w, "  %v\n", f)
 	}
