@@ -18,8 +18,16 @@ type leaseWatch struct {
 	written time.Time
 	rev     uint64
 	terms   []term
-	// taken are the times at which somebody took a lease that had not run out.
-	taken []taking
+	// taken are the times at which somebody took a lease that had not run out, resets
+	// those at which revisions began anew in the same bucket.
+	taken  []taking
+	resets []reset
+}
+
+// reset is a bucket that counts from the beginning.
+type reset struct {
+	from, to time.Time
+	detail   string
 }
 
 // term is a term of leadership as far as it was seen: whoever leads writes records
@@ -36,32 +44,50 @@ type taking struct {
 	after    time.Duration // since it was renewed
 }
 
-// write takes a write into account and returns the flaw that it shows by itself.
-func (w *leaseWatch) write(e *Event, h *Header) (Flaw, string) {
+// write takes a write into account.
+func (w *leaseWatch) write(e *Event, h *Header) {
+	if e.Revision == w.rev && e.Holder == w.holder && e.Bucket.Equal(w.bucket) && e.Written.Equal(w.written) {
+		return // seen before
+	}
+	if e.Bucket.Equal(w.bucket) && e.Revision <= w.rev {
+		w.resets = append(w.resets, reset{w.written, e.Written, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, w.holder, w.rev)})
+		w.holder, w.rev = "", 0
+	}
 	if !e.Bucket.Equal(w.bucket) {
 		// A server that was started anew has forgotten the bucket before.
-		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, taken: w.taken}
-	}
-	if e.Revision == w.rev && e.Holder == w.holder && e.Written.Equal(w.written) {
-		return "", "" // seen before
+		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, taken: w.taken, resets: w.resets}
 	}
 	before := *w
-	w.rev, w.written, w.holder = max(w.rev, e.Revision), e.Written, e.Holder
+	w.rev, w.written, w.holder = e.Revision, e.Written, e.Holder
 	if e.Deleted {
 		w.holder = ""
+		return
 	}
 	after := e.Written.Sub(before.written)
 	valid := before.holder != "" && h != nil && after < h.LeaseTTL
-	if !e.Deleted && (e.Holder != before.holder || !valid) {
+	if e.Holder != before.holder || !valid {
 		w.terms = append(w.terms, term{e.Revision, e.Written})
 	}
-	if e.Revision <= before.rev {
-		return EpochRepeats, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, before.holder, before.rev)
-	}
-	if !e.Deleted && valid && e.Holder != before.holder {
+	if valid && e.Holder != before.holder {
 		w.taken = append(w.taken, taking{before.holder, e.Holder, e.Written, after})
 	}
-	return "", ""
+}
+
+// repeats returns the epochs that come twice. The servers of a cluster remember that
+// the bucket is there, and not what is in it, when most of them have been started anew.
+func (w *leaseWatch) repeats(faults []*hit, servers int) (flaws []string) {
+	for _, r := range w.resets {
+		restarted := 0
+		for _, h := range faults {
+			if !h.to.Before(r.from.Add(-grace)) && !h.from.After(r.to) && h.kind != Stop {
+				restarted += h.servers
+			}
+		}
+		if servers == 1 || restarted <= servers/2 {
+			flaws = append(flaws, r.detail)
+		}
+	}
+	return flaws
 }
 
 // order is the number of the term that a record was written in; false when it was
@@ -85,7 +111,7 @@ func (w *leaseWatch) judge(faults []*hit) (flaws []string) {
 	for _, t := range w.taken {
 		node, _, _ := strings.Cut(t.from, " ")
 		if !slices.ContainsFunc(faults, func(h *hit) bool {
-			return !t.at.Before(h.from.Add(-grace)) && !t.at.After(h.to.Add(grace)) && (h.targets[node] || h.server)
+			return !t.at.Before(h.from.Add(-grace)) && !t.at.After(h.to.Add(grace)) && (h.targets[node] || h.servers > 0)
 		}) {
 			flaws = append(flaws, fmt.Sprintf("%s took the lease from %s, which nothing had happened to, %v after it was renewed",
 				t.by, t.from, t.after.Round(time.Millisecond)))
@@ -135,7 +161,7 @@ type span struct{ from, to time.Time }
 type hit struct {
 	kind    Kind
 	targets map[string]bool
-	server  bool // hit one
+	servers int // that were hit
 	span
 }
 
@@ -143,7 +169,9 @@ func (p *pauseWatch) fault(e *Event) {
 	h := &hit{kind: e.Fault.Kind, targets: make(map[string]bool), span: span{e.Time, e.Time}}
 	for _, name := range e.Fault.Targets {
 		h.targets[name] = true
-		h.server = h.server || strings.HasPrefix(name, string(wire.RoleBroker))
+		if strings.HasPrefix(name, string(wire.RoleBroker)) {
+			h.servers++
+		}
 	}
 	p.faults = append(p.faults, h)
 	if p.open == nil {

@@ -195,7 +195,7 @@ func (r *runner) hurt(ctx context.Context) error {
 	defer func() { _ = os.RemoveAll(store) }()
 	defer r.proxies.close()
 	r.say("starting %d broker, %d coordinators, %d workers", r.Servers, r.Coordinators, r.Workers)
-	cfg := cluster.Config{Program: r.Program, Store: store, Temporary: true, Port: -1, Workers: r.Workers, Coordinators: r.Coordinators,
+	cfg := cluster.Config{Program: r.Program, Store: store, Temporary: true, Port: -1, Servers: r.Servers, Workers: r.Workers, Coordinators: r.Coordinators,
 		ServerFor: r.proxies.urlFor}
 	if r.Log != nil {
 		cfg.Log = &stamped{out: r.Log, began: time.Now()}
