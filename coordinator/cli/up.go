@@ -14,10 +14,12 @@ import (
 	"idunno/broker/wire"
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/cluster"
+	"idunno/worker"
 )
 
 func (a *app) upCommand() *cobra.Command {
 	var cfg cluster.Config
+	var limits limits
 	var tied, asJSON, quiet bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run a local cluster that stays up", Args: nargs(0),
@@ -39,6 +41,10 @@ three, nor the reverse.`,
 			if err := checkUp(cmd, cfg); err != nil {
 				return err
 			}
+			if err := limits.into(cmd, &worker.Config{}); err != nil {
+				return err
+			}
+			cfg.WorkerArgs = limits.args()
 			if !quiet {
 				cfg.Log = a.stderr
 			}
@@ -52,6 +58,7 @@ three, nor the reverse.`,
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
 	flags.StringVar(&cfg.Host, "host", "127.0.0.1", "`ADDRESS` to listen on")
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one; three servers take the next two as well")
+	limits.flags(cmd)
 	flags.BoolVarP(&quiet, "quiet", "q", false, "do not show what the processes say")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)

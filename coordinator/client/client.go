@@ -212,6 +212,23 @@ func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error)
 	return &reply, nil
 }
 
+// DeadLetters returns the dead letter that is asked for, or a page of them. It
+// returns a *[wire.Error] with code no_such_letter when the task has none.
+func (c *Client) DeadLetters(ctx context.Context, req wire.DLQRequest) (*wire.DLQReply, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	var reply wire.DLQReply
+	if err := c.ask(ctx, broker.SubjectDLQ, body, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
 // Wait returns when the job has ended. Until then it calls fn about five times a
 // second with where the job stands; fn may be nil. A coordinator that changes
 // meanwhile goes unnoticed; a job that is stored but not admitted yet is waited for.

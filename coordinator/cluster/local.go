@@ -51,6 +51,8 @@ type Config struct {
 	// Cores are split over the workers' compute slots, at least one each;
 	// default the machine's.
 	Cores int
+	// WorkerArgs are further arguments of every worker.
+	WorkerArgs []string
 	// Env is the children's environment; default this process's.
 	Env []string
 	// ServerFor says where a coordinator or worker connects, instead of to url,
@@ -137,8 +139,8 @@ func (l *Local) spawnRoles() (names []string, err error) {
 	}
 	for i, slots := range split(l.cfg.Cores, l.cfg.Workers) {
 		name := "worker-" + strconv.Itoa(i+1)
-		_, err := l.spawn(wire.RoleWorker, name, []string{"--name", name,
-			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir)})
+		_, err := l.spawn(wire.RoleWorker, name, append([]string{"--name", name,
+			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir)}, l.cfg.WorkerArgs...))
 		if err != nil {
 			return nil, err
 		}
