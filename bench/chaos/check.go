@@ -288,7 +288,7 @@ func (c *Checker) Verdict() *Verdict {
 	for _, detail := range c.lease.repeats(c.pauses.faults, c.servers()) {
 		c.v.find(EpochRepeats, 0, 0, "%s", detail)
 	}
-	c.v.Terms = len(c.lease.terms)
+	c.v.Terms = c.lease.terms
 	c.v.Pauses, c.v.After = c.pauses.judge()
 	slices.SortStableFunc(c.v.Findings, func(a, b Finding) int { return strings.Compare(string(a.Flaw), string(b.Flaw)) })
 	return c.v

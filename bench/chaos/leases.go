@@ -17,7 +17,8 @@ type leaseWatch struct {
 	holder  string    // "" when it was given up
 	written time.Time
 	rev     uint64
-	terms   []term
+	terms   int
+	lives   []life
 	// taken are the times at which somebody took a lease that had not run out, resets
 	// those at which revisions began anew in the same bucket.
 	taken  []taking
@@ -30,11 +31,15 @@ type reset struct {
 	detail   string
 }
 
-// term is a term of leadership as far as it was seen: whoever leads writes records
-// under the revision at which the lease was taken.
-type term struct {
-	epoch uint64
-	from  time.Time
+// life is a life of the bucket, and what was written in it.
+type life struct {
+	from   time.Time
+	writes []leaseWrite
+}
+
+type leaseWrite struct {
+	at  time.Time
+	rev uint64
 }
 
 // taking is a lease that was taken from somebody who had not given it up.
@@ -52,13 +57,17 @@ func (w *leaseWatch) write(e *Event, h *Header) {
 	if e.Bucket.Equal(w.bucket) && e.Revision <= w.rev {
 		w.resets = append(w.resets, reset{w.written, e.Written, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, w.holder, w.rev)})
 		w.holder, w.rev = "", 0
+		w.lives = append(w.lives, life{from: w.written})
 	}
 	if !e.Bucket.Equal(w.bucket) {
 		// A server that was started anew has forgotten the bucket before.
-		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, taken: w.taken, resets: w.resets}
+		w.bucket, w.holder, w.rev = e.Bucket, "", 0
+		w.lives = append(w.lives, life{from: e.Bucket})
 	}
 	before := *w
 	w.rev, w.written, w.holder = e.Revision, e.Written, e.Holder
+	now := &w.lives[len(w.lives)-1]
+	now.writes = append(now.writes, leaseWrite{e.Written, e.Revision})
 	if e.Deleted {
 		w.holder = ""
 		return
@@ -66,7 +75,7 @@ func (w *leaseWatch) write(e *Event, h *Header) {
 	after := e.Written.Sub(before.written)
 	valid := before.holder != "" && h != nil && after < h.LeaseTTL
 	if e.Holder != before.holder || !valid {
-		w.terms = append(w.terms, term{e.Revision, e.Written})
+		w.terms++
 	}
 	if valid && e.Holder != before.holder {
 		w.taken = append(w.taken, taking{before.holder, e.Holder, e.Written, after})
@@ -90,16 +99,37 @@ func (w *leaseWatch) repeats(faults []*hit, servers int) (flaws []string) {
 	return flaws
 }
 
-// order is the number of the term that a record was written in; false when it was
-// not seen.
-func (w *leaseWatch) order(epoch uint64, at time.Time) (int, bool) {
-	for i := len(w.terms) - 1; i >= 0; i-- {
-		if t := w.terms[i]; t.epoch == epoch && !t.from.After(at) {
-			return i, true
+// rank orders the epochs of records: a record's epoch is the revision at which the
+// lease was taken, in a life of the lease's bucket.
+type rank struct {
+	life  int
+	epoch uint64
+}
+
+func (r rank) before(s rank) bool {
+	return r.life < s.life || r.life == s.life && r.epoch < s.epoch
+}
+
+// ranked tells in which life of the bucket an epoch is that somebody used at the given
+// time: the one of that time, unless it was watched just then and had not come so far.
+func (w *leaseWatch) ranked(epoch uint64, at time.Time) rank {
+	life := len(w.lives) - 1
+	for ; life > 0; life-- {
+		l := w.lives[life]
+		if l.from.After(at) {
+			continue
+		}
+		n, _ := slices.BinarySearchFunc(l.writes, at.Add(blind), func(x leaseWrite, t time.Time) int { return x.at.Compare(t) })
+		if n == 0 || l.writes[n-1].rev >= epoch || l.writes[n-1].at.Before(at.Add(-blind)) {
+			break
 		}
 	}
-	return 0, false
+	return rank{max(life, 0), epoch}
 }
+
+// blind is the time without a write of the lease, which is renewed much more often,
+// from which on it counts as not having been watched.
+const blind = time.Second
 
 // grace is how long before a fault is noted, and after it has been mended, its
 // effect may be seen: whoever was frozen takes up to two seconds to be given up.
@@ -130,15 +160,14 @@ type writing struct {
 // term had written the same record.
 func (w *leaseWatch) stale(writes []writing) (flaws []string) {
 	slices.SortFunc(writes, func(a, b writing) int { return cmp.Compare(a.revision, b.revision) })
-	last := -1
+	var last rank
 	for _, r := range writes {
-		n, ok := w.order(r.epoch, r.at)
-		if ok && n < last {
-			flaws = append(flaws, fmt.Sprintf("revision %d under epoch %d, after epoch %d", r.revision, r.epoch, w.terms[last].epoch))
+		n := w.ranked(r.epoch, r.at)
+		if n.before(last) {
+			flaws = append(flaws, fmt.Sprintf("revision %d under epoch %d, after epoch %d", r.revision, r.epoch, last.epoch))
+			continue
 		}
-		if ok {
-			last = max(last, n)
-		}
+		last = n
 	}
 	return flaws
 }
