@@ -109,6 +109,10 @@ type Submitted struct {
 // Every try carries the same message id, so that a coordinator that answers too
 // late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
+	if len(doc) > wire.MaxJobDoc {
+		_, err := wire.ParseJobDoc(doc) // which says so; the server would not take it
+		return Submitted{}, err
+	}
 	id, deadline := rand.Text(), time.Now().Add(electWait)
 	for {
 		submitted, err := c.submit(ctx, id, doc)
@@ -131,6 +135,9 @@ func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, 
 	err := c.askMsg(ctx, request, firstWait, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
 		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc, jetstream.WithMsgID(id))
+		if broker.IsFull(err) {
+			return Submitted{}, wire.StorageFull("")
+		}
 		if err != nil {
 			return Submitted{}, fmt.Errorf("store the job: %w", err)
 		}

@@ -46,6 +46,8 @@ type Config struct {
 	// broker-3, keep everything three times, each under a directory of its own in
 	// Store, and survive the death of one.
 	Servers int
+	// MaxStore bounds what each server stores, in bytes; default: what its disk has room for.
+	MaxStore int64
 	// Coordinators and Workers are numbers of processes; default 1 and 3.
 	Coordinators, Workers int
 	// Cores are split over the workers' compute slots, at least one each;
