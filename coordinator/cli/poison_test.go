@@ -160,7 +160,7 @@ func (p *poisoned) run(args ...string) (stdout, stderr string, code int) {
 // bad task is tried as often as is set, later each time and on both workers, and
 // becomes one dead letter; the sound job is done before the bad ones have ended.
 func TestPoison(t *testing.T) {
-	p := startPoisoned(t, 2, "--max-attempts", "3", "--batch-timeout", "1s", "--task-memory", "64MiB")
+	p := startPoisoned(t, 2, "--max-attempts", "3", "--batch-timeout", "1s", "--task-memory", "16MiB")
 	bad := map[string]uint64{}
 	for _, name := range []string{"broken", "endless", "hungry"} {
 		bad[name] = p.submit(fmt.Sprintf(`{"model":%q,"from":1,"to":3}`, name))
