@@ -36,8 +36,18 @@ type Config struct {
 	InProcess nats.InProcessConnProvider
 	// Wait is how long to wait for a server at the start; default none: one try.
 	Wait time.Duration
-	// Events is told of disconnections and reconnections; may be nil.
+	// Events is told of disconnections and reconnections, and of readers that had to
+	// be made anew ([EventRebuilt]); may be nil.
 	Events func(event string, err error)
+}
+
+// EventRebuilt tells that a consumer did not deliver what there was, and was replaced.
+const EventRebuilt = "rebuilt"
+
+func (b *Broker) tell(event string, err error) {
+	if b.cfg.Events != nil {
+		b.cfg.Events(event, err)
+	}
 }
 
 // Connect opens a connection that reconnects for ever and checks that JetStream

@@ -71,6 +71,12 @@ func (l Layout) Whole(copies int) bool {
 	return len(l) > 0
 }
 
+// Busy is the server that running jobs need most, "" while there is none.
+func (l Layout) Busy() string { return l.leader(streamResults) }
+
+// Spread reports whether every leader is where it should be.
+func (l Layout) Spread() bool { return len(l.moves()) == 0 }
+
 // move is a change of a stream's leader.
 type move struct{ stream, from, to string }
 
@@ -86,7 +92,7 @@ func (l Layout) moves() []move {
 	}
 	delete(leads, "")
 	servers := slices.Sorted(maps.Keys(leads))
-	hot := l.leader(streamResults)
+	hot := l.Busy()
 	var out []move
 	// Those that must move come first; the others make up for it.
 	for _, p := range slices.SortedStableFunc(slices.Values(l), func(a, b Placed) int { return rank(a.Stream) - rank(b.Stream) }) {

@@ -206,12 +206,18 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err e
 		return "", fmt.Errorf("open task queue: %w", err)
 	}
 	queue = consumerOf(job, stream.CachedInfo().Created)
-	_, err = b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
+	consumer, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
 		Durable: queue, FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, MemoryStorage: true,
 	})
 	if err != nil {
 		return "", fmt.Errorf("open queue of job %d: %w", job, err)
+	}
+	home, led := stream.CachedInfo().Cluster, consumer.CachedInfo().Cluster
+	if home != nil && led != nil && home.Leader != "" && led.Leader != home.Leader {
+		// Beside the tasks, so that the job depends on one server less. Should that
+		// fail, Tend does it.
+		_ = b.stepDown(ctx, apiStepDownQueue+streamTasks+"."+queue, home.Leader)
 	}
 	return queue, nil
 }

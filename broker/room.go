@@ -41,6 +41,9 @@ func (r Room) Full() bool { return r.Limit > 0 && r.Used > r.Limit-r.reserve()/2
 
 // String is for people.
 func (r Room) String() string {
+	if r.Used >= r.Limit {
+		return fmt.Sprintf("%d MiB are used, and no more fit", r.Used>>20)
+	}
 	return fmt.Sprintf("%d of %d MiB are used", r.Used>>20, r.Limit>>20)
 }
 
@@ -77,16 +80,16 @@ func (r Room) caps(bytes map[string]int64) map[string]int64 {
 }
 
 // limit divides what room there is among the streams.
-func (b *Broker) limit(ctx context.Context) (Room, error) {
+func (b *Broker) limit(ctx context.Context) error {
 	room, err := b.Room(ctx)
 	if err != nil {
-		return room, err
+		return err
 	}
 	bytes, now := make(map[string]int64), make(map[string]jetstream.StreamConfig)
 	for _, name := range []string{streamObjects, streamResults, streamJobs} {
 		stream, err := b.JS.Stream(ctx, name)
 		if err != nil {
-			return room, fmt.Errorf("look up stream %s: %w", name, err)
+			return fmt.Errorf("look up stream %s: %w", name, err)
 		}
 		info := stream.CachedInfo()
 		bytes[name], now[name] = int64(info.State.Bytes), info.Config
@@ -103,10 +106,10 @@ func (b *Broker) limit(ctx context.Context) (Room, error) {
 		}
 		cfg.MaxBytes = want
 		if _, err := b.JS.UpdateStream(ctx, cfg); err != nil {
-			return room, fmt.Errorf("limit stream %s: %w", name, err)
+			return fmt.Errorf("limit stream %s: %w", name, err)
 		}
 	}
-	return room, nil
+	return nil
 }
 
 // Delete removes an object. That takes a message, which has to find room in a

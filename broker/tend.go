@@ -53,8 +53,6 @@ type Tended struct {
 	// Leaderless are streams on disk that have had no leader for long: most of the
 	// servers that keep them are missing.
 	Leaderless []string
-	// Room is what is left of the store.
-	Room Room
 }
 
 // Tend looks after the servers, which is for one process to do, every few seconds:
@@ -62,11 +60,15 @@ type Tended struct {
 // of servers that have died, adds copies that are missing, and spreads leaders over
 // the servers.
 func (b *Broker) Tend(ctx context.Context) (t Tended, err error) {
-	var roomErr error
-	t.Room, roomErr = b.limit(ctx)
+	roomErr := b.limit(ctx)
+	t, err = b.tendServers(ctx)
+	return t, errors.Join(roomErr, err)
+}
+
+func (b *Broker) tendServers(ctx context.Context) (t Tended, err error) {
 	layout, err := b.Layout(ctx)
 	if err != nil || layout == nil {
-		return t, errors.Join(roomErr, err)
+		return t, err
 	}
 	long := b.lost.see(layout, time.Now())
 	t.Revived, err = b.revive(ctx, long)
@@ -75,7 +77,7 @@ func (b *Broker) Tend(ctx context.Context) (t Tended, err error) {
 			t.Leaderless = append(t.Leaderless, name)
 		}
 	}
-	if err = errors.Join(roomErr, err); err != nil || len(long) > 0 {
+	if err != nil || len(long) > 0 {
 		return t, err
 	}
 	if err := b.addReplicas(ctx); err != nil {

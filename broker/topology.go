@@ -36,6 +36,8 @@ const (
 	// where a queue's is.
 	apiStepDown      = "$JS.API.STREAM.LEADER.STEPDOWN."
 	apiStepDownQueue = "$JS.API.CONSUMER.LEADER.STEPDOWN."
+	// apiMessage is where a stream's leader is asked for a message.
+	apiMessage = "$JS.API.STREAM.MSG.GET."
 )
 
 // Subjects that users may address with any NATS client.

@@ -67,7 +67,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)
 	}
-	if err := cfg.Broker.Ensure(ctx); err != nil {
+	if err := cfg.Broker.Ensure(ctx); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	bucket, err := cfg.Broker.Leases(ctx)

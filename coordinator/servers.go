@@ -14,6 +14,7 @@ const (
 	// that may take.
 	tendEvery = 3 * time.Second
 	tendWait  = 10 * time.Second
+	roomWait  = time.Second
 	// stuckLooks is how many times in a row a job must be found waiting for nobody
 	// until its queue is rebuilt.
 	stuckLooks = 2
@@ -22,6 +23,7 @@ const (
 // servers is what a broker of a cluster of servers can do besides. One that keeps
 // everything in this process has no need for it.
 type servers interface {
+	Room(ctx context.Context) (broker.Room, error)
 	Tend(ctx context.Context) (broker.Tended, error)
 	Revive(ctx context.Context) ([]string, error)
 	RebuildQueue(ctx context.Context, job uint64) (queue string, err error)
@@ -35,17 +37,12 @@ func (l *leader) tend(ctx context.Context) {
 	}
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
+	told := ""
 	for {
+		l.measure(ctx, s)
 		within, cancel := context.WithTimeout(ctx, tendWait)
 		done, err := s.Tend(within)
 		cancel()
-		if full := done.Room.Full(); full != (l.full.Load() != nil) && done.Room.Limit > 0 {
-			l.Log.Warn("submissions are refused while the store is full", "full", full, "room", done.Room.String())
-		}
-		l.full.Store(nil)
-		if done.Room.Full() {
-			l.full.Store(&done.Room)
-		}
 		if len(done.Leaderless) > 0 {
 			l.Log.Warn("streams can't be reached: most of the servers that keep them are missing", "streams", done.Leaderless)
 		}
@@ -60,14 +57,40 @@ func (l *leader) tend(ctx context.Context) {
 				}
 			})
 		}
+		if err == nil {
+			told = ""
+		}
 		if err != nil && ctx.Err() == nil {
-			l.Log.Debug("can't look after the servers now", "error", err)
+			if text := err.Error(); text != told {
+				l.Log.Warn("can't look after the servers now", "error", err)
+				told = text
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// measure looks whether there is room for more work.
+func (l *leader) measure(ctx context.Context, s servers) {
+	within, cancel := context.WithTimeout(ctx, roomWait)
+	defer cancel()
+	room, err := s.Room(within)
+	if err != nil {
+		return // what was known last stands
+	}
+	was, full := l.full.Load() != nil, room.Full()
+	switch {
+	case full:
+		l.full.Store(&room)
+	case was:
+		l.full.Store(nil)
+	}
+	if full != was {
+		l.Log.Warn("room for more work", "refuse_submissions", full, "room", room.String())
 	}
 }
 

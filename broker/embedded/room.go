@@ -19,8 +19,11 @@ const (
 	roomEvery = time.Second
 	// healthEvery is how many of these looks there are for one at the streams.
 	healthEvery = 5
-	// limitStep is the change from which on the limit is set anew.
+	// limitStep is the change from which on the limit is set anew while there is
+	// plenty, which is some times as much.
 	limitStep = 1 << 20
+	plenty    = 64 * limitStep
+	mostSlack = 16 << 20
 	// DefaultKeepFree is what is left free on the disk: an eighth of a small one.
 	DefaultKeepFree = 256 << 20
 	// noLimit is the server's own: the account's is what counts.
@@ -37,7 +40,10 @@ func (s *Server) room(used int64) int64 {
 		limit = s.cfg.MaxStore * s.servers
 	}
 	if free, total, err := s.disk(s.cfg.Store); err == nil {
-		limit = min(limit, used+max(free-s.keepFree(total), 0)*s.servers)
+		keep := s.keepFree(total)
+		// A little of what is left to others is for what makes room again.
+		room := max(free-keep, min(free/2, keep/16, mostSlack))
+		limit = min(limit, used+room*s.servers)
 	}
 	return max(limit, 1) // 0 would be none at all
 }
@@ -52,11 +58,18 @@ func (s *Server) keepFree(total int64) int64 {
 // setRoom sets the account's limit to what there is room for.
 func (s *Server) setRoom() error {
 	account := s.srv.GlobalAccount()
-	limit := s.room(int64(account.JetStreamUsage().Store))
-	if change := limit - s.limit; s.limit != 0 && max(change, -change) < limitStep {
+	used := int64(account.JetStreamUsage().Store)
+	limit := s.room(used)
+	change := limit - s.limit
+	if s.limit != 0 && (change == 0 || max(change, -change) < limitStep && limit-used > plenty) {
 		return nil
 	}
-	err := account.UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {MaxMemory: -1, MaxStore: limit,
+	return s.setLimit(limit)
+}
+
+// setLimit sets what the account may store, in bytes.
+func (s *Server) setLimit(limit int64) error {
+	err := s.srv.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {MaxMemory: -1, MaxStore: limit,
 		MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1, MemoryMaxStreamBytes: -1, StoreMaxStreamBytes: -1}})
 	if err != nil {
 		return fmt.Errorf("limit what is stored: %w", err)
@@ -83,6 +96,8 @@ func (s *Server) look() {
 				close(s.stuck)
 				return
 			}
+			// What can't be stored shall be refused, and not just stay unanswered.
+			_ = s.setLimit(1) // it fails when there is no JetStream any more, which refuses too
 			continue
 		}
 		_ = s.setRoom() // it fails while the server stops

@@ -74,7 +74,7 @@ func TestDiskFillsAndEmpties(t *testing.T) {
 	if info, err := js.AccountInfo(ctx); err != nil || info.Limits.MaxStore < 900<<20 || info.Limits.MaxStore > 1<<30 {
 		t.Fatalf("the limit is %+v, %v", info, err)
 	}
-	free.Store(50 << 20)
+	free.Store(0)
 	until(t, ctx, "refusal", func() bool { return refused(put()) })
 	free.Store(1 << 30)
 	until(t, ctx, "acceptance", func() bool { return put() == nil })

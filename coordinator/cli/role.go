@@ -107,6 +107,10 @@ func (a *app) join(ctx context.Context, name string) (*broker.Broker, error) {
 		if ctx.Err() != nil {
 			return // it goes because we go
 		}
+		if event == broker.EventRebuilt {
+			a.talk("%v", err)
+			return
+		}
 		if err != nil {
 			a.talk("connection %s: %v", event, err)
 			return

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"testing"
@@ -23,13 +24,14 @@ type endToEnd struct {
 	store string
 	// servers is the number of brokers.
 	servers int
+	log     io.Writer
 	l       *cluster.Local
 	api     *client.Client
 }
 
 func (e *endToEnd) start() {
 	e.t.Helper()
-	l, err := cluster.Start(e.ctx, cluster.Config{Program: program(e.t), Store: e.store, Port: -1, Servers: e.servers, Workers: 3, Coordinators: 2})
+	l, err := cluster.Start(e.ctx, cluster.Config{Program: program(e.t), Store: e.store, Port: -1, Servers: e.servers, Workers: 3, Coordinators: 2, Log: e.log})
 	if err != nil {
 		e.t.Fatal(err)
 	}

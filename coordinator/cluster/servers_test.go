@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,25 +17,33 @@ import (
 	"idunno/coordinator/cluster"
 )
 
-// follow waits for the end of a job and returns the longest time, from since on, in
-// which no batch was finished.
-func (e *endToEnd) follow(job uint64, since time.Time) (gap time.Duration) {
+// pause waits for the end of a job and returns the longest time, from since on, in
+// which none of its results was stored.
+func (e *endToEnd) pause(job uint64, since time.Time) (longest time.Duration) {
 	e.t.Helper()
-	var done int64
-	last := since
-	eventually(e.t, e.ctx, "the end of the job", func() bool {
-		reply, err := e.api.Job(e.ctx, job)
-		if err != nil {
-			return false
+	if _, err := e.api.Wait(e.ctx, job, nil); err != nil {
+		e.t.Fatal(err)
+	}
+	last, through := since, make(chan struct{})
+	stop, err := e.l.Broker().FollowResults(e.ctx, 1, func(_ context.Context, m *broker.Stored) {
+		if m == nil {
+			close(through)
+			return
 		}
-		now := time.Now()
-		if reply.Stats.Batches > done {
-			gap = max(gap, now.Sub(last))
-			done, last = reply.Stats.Batches, now
+		if n, _, ok := broker.TaskOfResult(m.Subject); ok && n == job && m.At.After(last) {
+			longest, last = max(longest, m.At.Sub(last)), m.At
 		}
-		return reply.Record.State.Ended()
 	})
-	return gap
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	select {
+	case <-through:
+	case <-e.ctx.Done():
+		e.t.Fatal("the results can't be read")
+	}
+	stop()
+	return longest
 }
 
 // settled waits until every copy of everything is up to date.
@@ -42,16 +51,18 @@ func (e *endToEnd) settled() {
 	e.t.Helper()
 	var layout broker.Layout
 	defer func() {
-		if !layout.Whole(3) {
+		if e.t.Failed() {
 			e.t.Logf("the layout is %+v", layout)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
 	defer cancel()
-	eventually(e.t, ctx, "every stream has three copies that are up to date", func() bool {
-		var err error
-		layout, err = e.l.Broker().Layout(ctx)
-		return err == nil && layout.Whole(3)
+	eventually(e.t, ctx, "every stream has three copies that are up to date, and leaders are spread", func() bool {
+		now, err := e.l.Broker().Layout(ctx)
+		if err == nil {
+			layout = now
+		}
+		return err == nil && layout.Whole(3) && layout.Spread()
 	})
 }
 
@@ -68,7 +79,7 @@ func (e *endToEnd) restart(names ...string) {
 // and each has the results of a clean run, byte for byte.
 func TestServersDie(t *testing.T) {
 	const batches = 200
-	e := &endToEnd{t: t, ctx: testContext(t), store: t.TempDir(), servers: 3}
+	e := &endToEnd{t: t, ctx: testContext(t), store: t.TempDir(), servers: 3, log: t.Output()}
 	e.start()
 	defer func() { e.l.Stop() }()
 	e.settled()
@@ -78,37 +89,48 @@ func TestServersDie(t *testing.T) {
 		t.Fatalf("%d lines for %d images", lines, 100*batches)
 	}
 	brokers := e.l.Names(wire.RoleBroker)
+	// busy brings the server that running jobs need most to the front.
+	busy := func() []string {
+		layout, err := e.l.Broker().Layout(e.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.Index(brokers, layout.Busy())
+		return slices.Concat(brokers[i:], brokers[:i])
+	}
 	for _, c := range []struct {
 		what string
-		kill []string
+		kill func() []string
 	}{
-		{"one server killed", brokers[:1]},
-		{"two servers killed", brokers[1:]},
-		{"all servers killed", brokers},
+		{"one server killed, not the busiest", func() []string { return busy()[1:2] }},
+		{"the busiest server killed", func() []string { return busy()[:1] }},
+		{"two servers killed", func() []string { return busy()[:2] }},
+		{"all servers killed", busy},
 	} {
 		var killed time.Time
+		names := c.kill()
 		job := e.strike(batches, func() {
 			killed = time.Now()
-			e.kill(c.kill...)
-			if len(c.kill) == 1 {
+			e.kill(names...)
+			if len(names) == 1 {
 				return
 			}
-			e.restart(c.kill...)
+			e.restart(names...)
 		})
 		var second uint64
-		if len(c.kill) == 1 {
+		if len(names) == 1 {
 			second = e.submit(batches) // while it is away
 		}
-		gap := e.follow(job, killed)
-		t.Logf("%s: longest time without a result %.1f s, job ended %.1f s after", c.what, gap.Seconds(), time.Since(killed).Seconds())
+		longest := e.pause(job, killed)
+		t.Logf("%s: longest time without a result %.1f s, the end of the job was told %.1f s after", c.what, longest.Seconds(), time.Since(killed).Seconds())
 		if !bytes.Equal(e.results(job), clean) {
 			t.Errorf("%s: the results of job %d differ from a clean run", c.what, job)
 		}
 		if second != 0 && !bytes.Equal(e.results(second), clean) {
 			t.Errorf("%s: the results of job %d, submitted meanwhile, differ from a clean run", c.what, second)
 		}
-		if len(c.kill) == 1 {
-			e.restart(c.kill...)
+		if len(names) == 1 {
+			e.restart(names...)
 		}
 		e.settled()
 	}
