@@ -40,6 +40,8 @@ type Core interface {
 	Connected() bool
 	// ServerID is the identity of the server process connected to, "" without one.
 	ServerID() string
+	// ConnID names the connection, see [wire.Conn]; "" without one.
+	ConnID() string
 	// ConnectionChanges tells of connections lost (false) and made (true) from now
 	// on. A reader that is slow misses some; [Core.Connected] is the truth.
 	ConnectionChanges() (changes <-chan bool, stop func())
@@ -62,16 +64,22 @@ type Core interface {
 	// HasResult reports whether a task has a result.
 	HasResult(ctx context.Context, job uint64, task int) (bool, error)
 
-	// OpenQueue makes sure that a job's tasks can be pulled, CloseQueue drops what
-	// is left of them, QueueDepth counts them, those in flight included.
-	OpenQueue(ctx context.Context, job uint64) error
+	// OpenQueue makes sure that a job's tasks can be pulled, and returns the queue's
+	// name, another one after each loss of the server's memory: what is said about
+	// a delivery from before then reaches nobody. CloseQueue drops what is left of
+	// the tasks, QueueDepth counts them, those in flight included.
+	OpenQueue(ctx context.Context, job uint64) (queue string, err error)
 	CloseQueue(ctx context.Context, job uint64) error
 	QueueDepth(ctx context.Context, job uint64) (int, error)
 	// PublishTask puts a task into the queue. It doesn't wait: the future does. A
 	// task that is queued already is refused, which [IsExists] tells.
 	PublishTask(job uint64, task int, data []byte) (Future, error)
-	// Tasks opens an open queue for pulling.
-	Tasks(ctx context.Context, job uint64) (TaskQueue, error)
+	// Tasks opens a queue, by its name, for pulling.
+	Tasks(ctx context.Context, queue string) (TaskQueue, error)
+	// Adopt makes a delivery of a task that another worker took and can't carry out
+	// any more, from its reply subject. It returns [ErrNotTask] for a subject that
+	// is none.
+	Adopt(reply string, data []byte) (Delivery, error)
 	// HandBack returns a task to its queue on behalf of a node that can't.
 	HandBack(reply string)
 }

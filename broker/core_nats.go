@@ -8,6 +8,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
+
+	"idunno/broker/wire"
 )
 
 var _ Core = (*Broker)(nil)
@@ -48,6 +50,15 @@ func (b *Broker) Connected() bool { return b.NC.IsConnected() }
 
 // ServerID is the identity of the server process connected to, "" without one.
 func (b *Broker) ServerID() string { return b.NC.ConnectedServerId() }
+
+// ConnID names the connection, see [wire.Conn].
+func (b *Broker) ConnID() string {
+	id, err := b.NC.GetClientID()
+	if err != nil {
+		return ""
+	}
+	return wire.Conn(b.NC.ConnectedServerId(), id)
+}
 
 // ConnectionChanges tells of connections lost (false) and made (true).
 func (b *Broker) ConnectionChanges() (changes <-chan bool, stop func()) {

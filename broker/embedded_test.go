@@ -12,6 +12,7 @@ import (
 	"idunno/broker"
 	"idunno/broker/brokertest"
 	"idunno/broker/embedded"
+	"idunno/broker/wire"
 )
 
 // What was acknowledged is there after a restart; what may be derived again is not.
@@ -50,6 +51,147 @@ func TestRestartOnTheSameStore(t *testing.T) {
 	checkStore(t, b)
 }
 
+// What is said about a task of a server's life before reaches no task of this one,
+// whoever says it.
+func TestAcknowledgementOfAnotherLife(t *testing.T) {
+	dir, ctx := t.TempDir(), testContext(t)
+	life := func(say func(b *broker.Broker)) (d broker.Delivery, name string) {
+		s, err := embedded.Start(embedded.Config{Port: -1, Store: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Stop()
+		b, err := broker.Connect(ctx, broker.Config{Servers: s.URL(), Name: t.Name()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if err := b.Ensure(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if name, err = b.OpenQueue(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		for task := range 2 {
+			if err := publish(t, b, 1, task+1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tasks, err := b.Tasks(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err = tasks.Next(ctx); err != nil || d == nil {
+			t.Fatalf("no task: %v", err)
+		}
+		if say != nil {
+			say(b)
+			if err := b.NC.FlushWithContext(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if depth, err := b.QueueDepth(ctx, 1); err != nil || depth != 2 {
+				t.Errorf("%d tasks in the queue, %v", depth, err)
+			}
+		}
+		return d, name
+	}
+	before, name := life(nil)
+	_, again := life(func(b *broker.Broker) {
+		adopted, err := b.Adopt(before.Reply(), before.Data())
+		if err != nil || adopted.NumDelivered() != 1 {
+			t.Fatalf("adopt: %v", err)
+		}
+		if err := adopted.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Adopt(broker.SubjectJobs, nil); !errors.Is(err, broker.ErrNotTask) {
+			t.Errorf("adopted what is no task: %v", err)
+		}
+	})
+	if name == again {
+		t.Errorf("the queue has the name %s in both lives", name)
+	}
+}
+
+// A task that one connection took is acknowledged, handed back and kept by another.
+func TestAdoptedTask(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	name, err := b.OpenQueue(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := b.Tasks(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(deliveries int) broker.Delivery {
+		var d broker.Delivery
+		for d == nil { // what was said before may still be under way
+			var err error
+			if d, err = tasks.Next(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.NumDelivered() != deliveries {
+			t.Fatalf("delivery %d, want number %d", d.NumDelivered(), deliveries)
+		}
+		adopted, err := b.Adopt(d.Reply(), d.Data())
+		if err != nil || adopted.NumDelivered() != deliveries {
+			t.Fatalf("adopted %v, %v", adopted, err)
+		}
+		return adopted
+	}
+	first := next(1)
+	if err := first.Nak(); err != nil {
+		t.Fatal(err)
+	}
+	again := next(2)
+	if err := again.InProgress(); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	for ctx.Err() == nil {
+		if depth, err := b.QueueDepth(ctx, 1); err == nil && depth == 0 {
+			return
+		}
+	}
+	t.Fatal("acknowledged tasks stay in the queue")
+}
+
+// A server tells of every connection that closes, and of none that lives.
+func TestClosedConnectionsAreTold(t *testing.T) {
+	url, ctx := brokertest.Start(t), testContext(t)
+	watching, dying := brokertest.Connect(t, url), brokertest.Connect(t, url)
+	told := make(chan string, 10)
+	stop, err := watching.Listen(broker.SubjectClosed, func(m *broker.Message) {
+		if c, err := wire.ParseConnClosed(m.Data); err == nil {
+			told <- c.Conn
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if err := watching.NC.FlushWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	conn := dying.ConnID()
+	dying.Close()
+	select {
+	case got := <-told:
+		if got != conn || conn == "" || got == watching.ConnID() {
+			t.Errorf("told of %q, %q was closed", got, conn)
+		}
+	case <-ctx.Done():
+		t.Fatal("nobody told")
+	}
+}
+
 func fillStore(t *testing.T, b *broker.Broker) {
 	t.Helper()
 	ctx := testContext(t)
@@ -77,7 +219,7 @@ func fillStore(t *testing.T, b *broker.Broker) {
 	if _, err := state.PutString(ctx, broker.KeyJob(1), "record"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.OpenQueue(ctx, 1); err != nil {
+	if _, err := b.OpenQueue(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := publish(t, b, 1, 1); err != nil {

@@ -17,4 +17,6 @@ var (
 	ErrTooLarge = errors.New("larger than the server's messages may be")
 	// ErrUnknownContext is returned when a NATS context can't be read.
 	ErrUnknownContext = errors.New("unknown NATS context")
+	// ErrNotTask is returned for a subject that is not the acknowledgement of a task.
+	ErrNotTask = errors.New("not the acknowledgement of a task")
 )

@@ -17,10 +17,14 @@ const heartbeatEvery = 200 * time.Millisecond
 // ctx ends and then says that the node leaves.
 func Announce(ctx context.Context, b Core, changed <-chan struct{}, beat func() wire.Heartbeat) error {
 	name := beat().Node
+	marshal := func(leaving bool) []byte {
+		h := beat()
+		h.Conn, h.Leaving = b.ConnID(), leaving
+		return h.Marshal()
+	}
 	stop, err := b.Listen(SubjectPing(name), func(m *Message) {
 		if m.Respond != nil {
-			h := beat()
-			_ = m.Respond(h.Marshal())
+			_ = m.Respond(marshal(false))
 		}
 	})
 	if err != nil {
@@ -30,17 +34,21 @@ func Announce(ctx context.Context, b Core, changed <-chan struct{}, beat func() 
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	for {
-		h := beat()
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
-		_ = b.Publish(SubjectHeartbeat(name), h.Marshal())
+		_ = b.Publish(SubjectHeartbeat(name), marshal(false))
 		select {
 		case <-ctx.Done():
-			h := beat()
-			h.Leaving = true
-			_ = b.Publish(SubjectHeartbeat(name), h.Marshal())
+			_ = b.Publish(SubjectHeartbeat(name), marshal(true))
 			return nil
 		case <-tick.C:
 		case <-changed:
 		}
 	}
+}
+
+// TellClosed tells the cluster that a server has closed a connection. A message
+// that is lost is made up for by the node's silence.
+func TellClosed(b Core, server string, client uint64) {
+	c := wire.ConnClosed{Schema: wire.Schema, Conn: wire.Conn(server, client)}
+	_ = b.Publish(SubjectClosed, c.Marshal())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -128,43 +129,100 @@ func (f future) Wait(ctx context.Context) error {
 // nothing for a subject that is no acknowledgement of a task: it comes from a
 // heartbeat, which anybody may send.
 func (b *Broker) HandBack(reply string) {
-	if strings.HasPrefix(reply, "$JS.ACK.") && strings.Contains(reply, "."+streamTasks+".") {
+	if _, ok := deliveries(reply); ok {
 		// A lost connection loses it; the ack wait is the backstop.
 		_ = b.NC.Publish(reply, []byte(nak))
 	}
 }
+
+// deliveries reads from the subject of a task's acknowledgement how often it has
+// been delivered: $JS.ACK.STREAM.CONSUMER.DELIVERIES. and more, with a domain and
+// an account in front of the stream's name where the server has domains.
+func deliveries(reply string) (n int, ok bool) {
+	tokens := strings.Split(reply, ".")
+	if len(tokens) < 9 || tokens[0] != "$JS" || tokens[1] != "ACK" {
+		return 0, false
+	}
+	tokens = tokens[2:]
+	if tokens[0] != streamTasks && tokens[2] == streamTasks {
+		tokens = tokens[2:]
+	}
+	n, err := strconv.Atoi(tokens[2])
+	return n, tokens[0] == streamTasks && err == nil && n > 0
+}
+
+// Adopt makes a delivery of a task that another worker took.
+func (b *Broker) Adopt(reply string, data []byte) (Delivery, error) {
+	n, ok := deliveries(reply)
+	if !ok {
+		return nil, ErrNotTask
+	}
+	return adopted{b.NC, reply, data, n}, nil
+}
+
+// adopted is a [Delivery] that another connection received. The server takes its
+// acknowledgement from anybody.
+type adopted struct {
+	nc    *nats.Conn
+	reply string
+	data  []byte
+	n     int
+}
+
+func (d adopted) Data() []byte      { return d.data }
+func (d adopted) Subject() string   { return SubjectWake }
+func (d adopted) Reply() string     { return d.reply }
+func (d adopted) NumDelivered() int { return d.n }
+func (d adopted) Ack() error        { return d.say("+ACK") }
+func (d adopted) Nak() error        { return d.say(nak) }
+func (d adopted) InProgress() error { return d.say("+WPI") }
+func (d adopted) Term() error       { return d.say("+TERM") }
+func (d adopted) NakWithDelay(delay time.Duration) error {
+	return d.say(fmt.Sprintf(`%s {"delay": %d}`, nak, delay.Nanoseconds()))
+}
+func (d adopted) say(what string) error { return d.nc.Publish(d.reply, []byte(what)) }
 
 // Wake tells every worker to look for tasks.
 func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
-func (b *Broker) OpenQueue(ctx context.Context, job uint64) error {
+// The name it returns is that of the queue in this life of the server's memory.
+func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err error) {
 	if err := b.ensureStream(ctx, b.tasksConfig()); err != nil {
-		return err
+		return "", err
 	}
-	_, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
-		Durable: consumerOf(job), FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return "", fmt.Errorf("open task queue: %w", err)
+	}
+	queue = consumerOf(job, stream.CachedInfo().Created)
+	_, err = b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
+		Durable: queue, FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, MemoryStorage: true,
 	})
 	if err != nil {
-		return fmt.Errorf("open queue of job %d: %w", job, err)
+		return "", fmt.Errorf("open queue of job %d: %w", job, err)
 	}
-	return nil
+	return queue, nil
 }
 
-// Queue opens the consumer of a job's tasks.
-func (b *Broker) Queue(ctx context.Context, job uint64) (jetstream.Consumer, error) {
-	return b.JS.Consumer(ctx, streamTasks, consumerOf(job))
-}
-
-// Tasks opens an open queue for pulling.
-func (b *Broker) Tasks(ctx context.Context, job uint64) (TaskQueue, error) {
-	consumer, err := b.Queue(ctx, job)
+// Tasks opens a queue, by the name that [Broker.OpenQueue] gave it, for pulling.
+func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
+	consumer, err := b.Consumer(ctx, queue)
 	if err != nil {
-		return nil, fmt.Errorf("open queue of job %d: %w", job, err)
+		return nil, err
 	}
 	return taskQueue{consumer}, nil
+}
+
+// Consumer opens the consumer of a queue.
+func (b *Broker) Consumer(ctx context.Context, queue string) (jetstream.Consumer, error) {
+	consumer, err := b.JS.Consumer(ctx, streamTasks, queue)
+	if err != nil {
+		return nil, fmt.Errorf("open queue %s: %w", queue, err)
+	}
+	return consumer, nil
 }
 
 // taskQueue is a [TaskQueue] on a consumer.
@@ -208,7 +266,7 @@ func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
 	if err != nil {
 		return fmt.Errorf("open task queue: %w", err)
 	}
-	err = stream.DeleteConsumer(ctx, consumerOf(job))
+	err = stream.DeleteConsumer(ctx, consumerOf(job, stream.CachedInfo().Created))
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("close queue of job %d: %w", job, err)
 	}

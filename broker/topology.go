@@ -52,6 +52,9 @@ const (
 	prefixHeartbeat = "idunno.heartbeat."
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
+	prefixRescue    = "idunno.rescue."
+	// SubjectClosed is where brokers tell of connections that closed.
+	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
 	SubjectWake = "idunno.wake"
 	// SubjectHeartbeats matches every node's heartbeat.
@@ -89,6 +92,9 @@ func SubjectHeartbeat(node string) string { return prefixHeartbeat + node }
 
 // SubjectPing is where a node answers; no responder there means that it is gone.
 func SubjectPing(node string) string { return prefixPing + node }
+
+// SubjectRescue is where a worker is given the tasks of a dead one.
+func SubjectRescue(node string) string { return prefixRescue + node }
 
 // SubjectProgress is where the progress of a training job is told.
 func SubjectProgress(job uint64) string { return prefixProgress + strconv.FormatUint(job, 10) }
@@ -140,6 +146,13 @@ func TaskOfResult(subject string) (job uint64, task int, ok bool) {
 func tasksOf(job uint64) string   { return prefixTasks + strconv.FormatUint(job, 10) + ".>" }
 func resultsOf(job uint64) string { return prefixResults + strconv.FormatUint(job, 10) + ".>" }
 
+// consumerOf names the consumer of a job's tasks in a life of the task stream. The
+// stream lives in memory and counts from 1 again in its next life; an
+// acknowledgement from this one must not find another task in its place there.
+func consumerOf(job uint64, created time.Time) string {
+	return "job-" + strconv.FormatUint(job, 10) + "-" + strconv.FormatInt(created.UnixNano(), 36)
+}
+
 func triesOf(job uint64) string { return prefixTries + strconv.FormatUint(job, 10) + ".>" }
 
 // deadOf matches the dead letters of a job, or with 0 those of all jobs.
@@ -156,8 +169,6 @@ func taskOfDead(subject string) (task int, ok bool) {
 	task, err := strconv.Atoi(right)
 	return task, err == nil
 }
-
-func consumerOf(job uint64) string { return "job-" + strconv.FormatUint(job, 10) }
 
 // Broker is a connection with JetStream and the cluster's streams and buckets.
 type Broker struct {

@@ -149,7 +149,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.members.Slots())
+		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.roll.slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err
@@ -196,7 +196,7 @@ func (l *leader) settle(ctx context.Context) error {
 // start opens a queued job's task queue and makes it active.
 func (l *leader) start(ctx context.Context, job uint64) error {
 	j := l.jobs[job]
-	if err := l.Broker.OpenQueue(ctx, job); err != nil {
+	if err := l.openQueue(ctx, job); err != nil {
 		return err
 	}
 	j.Rec.State = wire.StateRunning
@@ -207,6 +207,7 @@ func (l *leader) start(ctx context.Context, job uint64) error {
 	l.queued = slices.DeleteFunc(l.queued, func(n uint64) bool { return n == job })
 	l.active = append(l.active, job)
 	l.looked[job] = time.Now()
+	l.roll.plan(j.Rec)
 	l.dirty = true
 	return nil
 }
@@ -240,6 +241,8 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	l.remember(&rec)
 	delete(l.jobs, job)
 	delete(l.looked, job)
+	delete(l.queues, job)
+	l.roll.forget(job)
 	isJob := func(n uint64) bool { return n == job }
 	l.active = slices.DeleteFunc(l.active, isJob)
 	l.queued = slices.DeleteFunc(l.queued, isJob)

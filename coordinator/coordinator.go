@@ -4,14 +4,15 @@
 //
 // The leader keeps nothing that it can't derive again. What a job is stands in
 // its record, what is done stands in the results stream; the leader's memory is
-// the fold of both (package sched), and the task queue is filled from it. So a
-// new leader reads the records, replays the results of unfinished jobs and goes
-// on, while workers never noticed: their tasks are published ahead.
+// the fold of both (package sched), and the task queue is filled from it. The
+// standbys read both along. So a new leader needs the last few messages only and
+// goes on, while workers never noticed: their tasks are published ahead.
 //
 //	JOBS ──admit──> record (STATE) ──plan──> TASKS ──> workers ──> RESULTS ──fold──> record
 //
 // One goroutine owns the leader's state; everything else (messages, requests,
-// timers) hands it functions to run. It computes no predictions and knows no model.
+// timers) hands it functions to run. The membership list has a lock of its own,
+// so that a death is dealt with at once. It computes no predictions and knows no model.
 package coordinator
 
 import (
@@ -20,6 +21,8 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -65,19 +68,55 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	c := &coordinator{Config: cfg, files: objectstore.Open(objects, index), changed: make(chan struct{}, 1), started: time.Now()}
+	c := &coordinator{Config: cfg, files: objectstore.Open(objects, index), ledger: newLedger(cfg.Log),
+		changed: make(chan struct{}, 1), started: time.Now()}
+	c.roll = newRoll(c)
+	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAnnounce()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return broker.Announce(ctx, cfg.Broker, c.changed, c.heartbeat) })
+	group.Go(func() error { return broker.Announce(announce, cfg.Broker, c.changed, c.heartbeat) })
+	group.Go(func() error { return c.roll.follow(ctx) })
 	group.Go(func() error {
-		return lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: cfg.Name, TTL: broker.LeaseTTL, Prepare: c.prepare}, c.lead)
+		defer stopAnnounce() // it leaves when it no longer leads
+		c.standby = &standby{coordinator: c, ctx: ctx}
+		c.standby.start()
+		defer func() { c.standby.stop() }()
+		return lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: c.holder(), TTL: broker.LeaseTTL,
+			Prepare: c.prepare, Dead: c.roll.isDead, Poke: c.roll.died}, c.lead)
 	})
 	return group.Wait()
+}
+
+// holder is how the lease names this process.
+func (c *coordinator) holder() string {
+	return c.Name + " " + strconv.FormatInt(c.started.UnixNano(), 10)
+}
+
+// parseHolder is the inverse of holder.
+func parseHolder(holder string) (name string, incarnation int64, ok bool) {
+	name, number, ok := strings.Cut(holder, " ")
+	incarnation, err := strconv.ParseInt(number, 10, 64)
+	return name, incarnation, ok && err == nil
+}
+
+// leases is the lease's bucket.
+type leases struct{ broker.Bucket }
+
+func (b leases) Get(ctx context.Context, key string) (holder []byte, revision uint64, err error) {
+	e, err := b.Bucket.Get(ctx, key)
+	if err != nil {
+		return nil, 0, err
+	}
+	return e.Value, e.Revision, nil
 }
 
 // coordinator is a process that may lead.
 type coordinator struct {
 	Config
 	files   *objectstore.Store
+	roll    *roll
+	ledger  *ledger
+	standby *standby
 	leading atomic.Bool
 	changed chan struct{}
 	started time.Time

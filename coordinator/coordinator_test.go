@@ -101,7 +101,7 @@ func (r *rig) pull(job uint64) (jetstream.Msg, *wire.Task) {
 	r.t.Helper()
 	for r.ctx.Err() == nil {
 		// An error says that the queue isn't open yet, or the server away: again.
-		queue, err := r.b.Queue(r.ctx, job)
+		queue, err := r.b.Consumer(r.ctx, r.queueOf(job))
 		if err != nil {
 			continue
 		}
@@ -117,6 +117,26 @@ func (r *rig) pull(job uint64) (jetstream.Msg, *wire.Task) {
 	}
 	r.t.Fatal("no task came")
 	return nil, nil
+}
+
+// queueOf is where the table of active jobs says that a job's tasks are, "" when it doesn't.
+func (r *rig) queueOf(job uint64) string {
+	state, err := r.b.State(r.ctx)
+	if err != nil {
+		return ""
+	}
+	entry, err := state.Get(r.ctx, broker.KeyActive)
+	if err != nil {
+		return ""
+	}
+	var table wire.ActiveJobs
+	r.must(json.Unmarshal(entry.Value(), &table))
+	for _, j := range table.Jobs {
+		if j.Job == job {
+			return j.Queue
+		}
+	}
+	return ""
 }
 
 // answer stores a task's result: one image a batch, every other one right.

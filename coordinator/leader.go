@@ -10,16 +10,16 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"idunno/broker"
 	"idunno/broker/wire"
-	"idunno/coordinator/sched"
 )
 
 const (
 	// maxActive is how many jobs have tasks in the queue at a time; more wait.
 	maxActive = 16
-	// tickEvery drives membership and the watchdog.
+	// tickEvery drives the watchdog.
 	tickEvery = 50 * time.Millisecond
 	// stalledAfter is how long an active job may go without a result before its
 	// queue is compared with what should be in it.
@@ -27,6 +27,8 @@ const (
 	// lateTick is the pause between two ticks after which this process, and not
 	// the nodes, counts as having been away.
 	lateTick = 300 * time.Millisecond
+	// claimAtOnce is how many records a new leader rewrites at a time.
+	claimAtOnce = 16
 	// failedWait is the pause after a term that ended with an error.
 	failedWait = 500 * time.Millisecond
 	// sweepEvery is how often the SDFS is cleaned of what died half-way.
@@ -43,38 +45,26 @@ var (
 // maxRecord is the largest record in bytes; a server accepts 1 MiB.
 const maxRecord = 900 << 10
 
-// leader is the state of one term. Only the goroutine in loop touches it; others
-// go through do and ask.
+// leader is the state of one term. Only the goroutine in loop touches it, and the
+// ledger; others go through do and ask.
 type leader struct {
 	*coordinator
-	epoch   uint64
-	state   broker.Bucket
-	calls   chan func()
-	fatal   error
-	jobs    map[uint64]*sched.Job
-	revs    map[uint64]uint64
-	ended   map[uint64]*wire.JobRecord
-	totals  *nodeTotals // over all ended jobs
-	last    uint64
-	active  []uint64
-	queued  []uint64
-	members *sched.Members
+	*ledger
+	epoch  uint64
+	state  broker.Bucket
+	calls  chan func()
+	fatal  error
+	active []uint64
+	queued []uint64
 	// looked is when a job last made progress, or was last looked after.
 	looked map[uint64]time.Time
+	// queues are the names of the active jobs' queues.
+	queues map[uint64]string
 	// table is the revision of the table of active jobs, dirty that it must be
 	// written; closing are ended jobs whose queues must be removed.
 	table   uint64
 	dirty   bool
 	closing map[uint64]bool
-	// known is what the last job showed of a model on a data set.
-	known map[workload]sched.Experience
-}
-
-// workload is what a batch's time depends on, by digest.
-type workload struct{ model, data string }
-
-func workloadOf(rec *wire.JobRecord) workload {
-	return workload{model: rec.ModelDigest, data: rec.DataDigest}
 }
 
 // lead is one term: take over, then serve until ctx ends.
@@ -82,10 +72,10 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	c.Log.Info("leading", "epoch", epoch)
 	c.setLeading(true)
 	defer c.setLeading(false)
-	l := &leader{coordinator: c, epoch: epoch, calls: make(chan func(), 1024),
-		jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: make(map[uint64]*wire.JobRecord),
-		totals: newNodeTotals(), members: sched.NewMembers(), looked: make(map[uint64]time.Time),
-		closing: make(map[uint64]bool), known: make(map[workload]sched.Experience)}
+	c.standby.stop()
+	defer c.standby.start()
+	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
+		queues: make(map[uint64]string), closing: make(map[uint64]bool)}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -107,41 +97,32 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 func (l *leader) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := l.Broker.Ensure(ctx); err != nil {
-		return err
-	}
 	var err error
 	if l.state, err = l.Broker.Records(ctx); err != nil {
 		return fmt.Errorf("open job records: %w", err)
 	}
-	stopBeats, err := l.Broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { l.observe(ctx, m.Data) })
-	if err != nil {
-		return fmt.Errorf("listen for heartbeats: %w", err)
-	}
-	defer stopBeats()
-	if err := l.loadRecords(ctx); err != nil {
+	if err := l.takeOver(ctx); err != nil {
 		return err
 	}
+	defer l.roll.standBy()
 	stopResults, err := l.followResults(ctx)
 	if err != nil {
 		return err
 	}
 	defer stopResults()
-	for _, job := range l.active {
-		if err := l.Broker.OpenQueue(ctx, job); err != nil {
-			return err
-		}
+	stopService, err := l.startService(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopService()
+	if err := l.openQueues(ctx); err != nil {
+		return err
 	}
 	stopJobs, err := l.followJobs(ctx)
 	if err != nil {
 		return err
 	}
 	defer stopJobs()
-	stopService, err := l.startService(ctx)
-	if err != nil {
-		return err
-	}
-	defer stopService()
 	var aside sync.WaitGroup
 	defer aside.Wait()
 	defer cancel()
@@ -176,7 +157,6 @@ func (l *leader) loop(ctx context.Context) error {
 	if err := l.settle(ctx); err != nil {
 		l.Log.Warn("will try again", "error", err)
 	}
-	ticked := time.Now()
 	for {
 		var err error
 		select {
@@ -187,20 +167,12 @@ func (l *leader) loop(ctx context.Context) error {
 			l.drainCalls()
 			err = l.settle(ctx)
 		case <-tick.C:
-			l.drainCalls() // heartbeats that wait count before silence does
-			now := time.Now()
-			if now.Sub(ticked) > lateTick {
-				l.members.Grace(now)
-			}
-			ticked = now
-			l.tickMembers(ctx, now)
-			err = errors.Join(l.watch(ctx, now), l.tidy(ctx))
+			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
 		case connected := <-changes:
 			if !connected {
 				continue
 			}
 			l.Log.Info("reconnected: filling the queues again")
-			l.members.Grace(time.Now())
 			err = l.refill(ctx)
 		}
 		if err == nil {
@@ -238,50 +210,78 @@ func (l *leader) do(ctx context.Context, fn func()) {
 	}
 }
 
-// loadRecords reads every record and rewrites those of unfinished jobs under
-// this epoch, which fences an earlier leader that doesn't know it is deposed.
-func (l *leader) loadRecords(ctx context.Context) error {
-	err := l.state.Watch(ctx, broker.KeyJobs, func(e *broker.Entry) (more bool) {
-		if e != nil {
-			l.load(e)
-		}
-		return e != nil
-	})
+// takeOver brings the ledger up to date and rewrites the records of unfinished
+// jobs under this epoch, which fences an earlier leader that doesn't know it is
+// deposed.
+func (l *leader) takeOver(ctx context.Context) error {
+	if err := l.readRecords(ctx, l.state); err != nil {
+		return err
+	}
+	l.active, l.queued = l.unfinished()
+	plans := make(map[uint64]*wire.JobRecord, len(l.active))
+	for _, job := range l.active {
+		frozen := *l.jobs[job].Rec
+		plans[job] = &frozen
+	}
+	l.roll.lead(ctx, plans)
+	err := l.claim(ctx, slices.Concat(l.active, l.queued))
 	if err == nil {
-		err = ctx.Err()
+		err = l.loadTable(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("read job records: %w", err)
+		l.roll.standBy()
 	}
-	slices.Sort(l.active)
-	slices.Sort(l.queued)
-	for _, j := range l.jobs {
-		if err := l.write(ctx, j.Rec); err != nil {
+	return err
+}
+
+// claim rewrites records under this epoch, several at a time.
+func (l *leader) claim(ctx context.Context, jobs []uint64) error {
+	revs := make([]uint64, len(jobs))
+	group, within := errgroup.WithContext(ctx)
+	group.SetLimit(claimAtOnce)
+	for i, job := range jobs {
+		j := l.jobs[job]
+		j.Resume()
+		j.Rec.Epoch = l.epoch
+		p, err := encodeRecord(j.Rec)
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		was := l.revs[job]
+		group.Go(func() (err error) {
+			if revs[i], err = l.compareAndSet(within, broker.KeyJob(job), p, was); err != nil {
+				err = fmt.Errorf("write record of job %d: %w", job, err)
+			}
+			return err
+		})
+	}
+	err := group.Wait()
+	for i, job := range jobs {
+		if revs[i] > 0 {
+			l.revs[job] = revs[i]
+		}
+	}
+	return err
+}
+
+// openQueues makes sure that the active jobs' tasks can be pulled.
+func (l *leader) openQueues(ctx context.Context) error {
+	for _, job := range l.active {
+		if err := l.openQueue(ctx, job); err != nil {
 			return err
 		}
 	}
-	return l.loadTable(ctx)
+	return l.tidy(ctx)
 }
 
-// load takes in a record that was there before this term.
-func (l *leader) load(e *broker.Entry) {
-	var rec wire.JobRecord
-	if err := json.Unmarshal(e.Value, &rec); err != nil || rec.Job == 0 {
-		l.Log.Error("unreadable job record, left alone", "key", e.Key, "error", err)
-		return
+// openQueue opens a job's queue, and has the workers told when it is another one
+// than before.
+func (l *leader) openQueue(ctx context.Context, job uint64) error {
+	name, err := l.Broker.OpenQueue(ctx, job)
+	if err == nil && l.queues[job] != name {
+		l.queues[job], l.dirty = name, true
 	}
-	l.revs[rec.Job] = e.Revision
-	l.last = max(l.last, rec.Job)
-	if rec.State.Ended() {
-		l.remember(&rec)
-		return
-	}
-	l.jobs[rec.Job] = sched.NewJob(&rec, true)
-	if rec.State == wire.StateRunning {
-		l.active = append(l.active, rec.Job)
-	} else {
-		l.queued = append(l.queued, rec.Job)
-	}
+	return err
 }
 
 func (l *leader) loadTable(ctx context.Context) error {
@@ -293,28 +293,42 @@ func (l *leader) loadTable(ctx context.Context) error {
 		return fmt.Errorf("read job table: %w", err)
 	default:
 		l.table = entry.Revision
+		var table wire.ActiveJobs
+		if json.Unmarshal(entry.Value, &table) == nil {
+			for _, j := range table.Jobs {
+				l.queues[j.Job] = j.Queue
+			}
+		}
 	}
 	l.dirty = true
-	return l.tidy(ctx)
+	return nil
 }
 
 // write stores a record at the revision last seen. It returns errFenced when a
 // later leader has written it since.
 func (l *leader) write(ctx context.Context, rec *wire.JobRecord) error {
 	rec.Epoch = l.epoch
-	p, err := json.Marshal(rec)
+	p, err := encodeRecord(rec)
 	if err != nil {
-		return fmt.Errorf("encode record of job %d: %w", rec.Job, err)
+		return err
 	}
-	if len(p) > maxRecord {
-		return fmt.Errorf("record of job %d: %w", rec.Job, errTooLarge)
-	}
-	rev, err := l.compareAndSet(ctx, broker.KeyJob(rec.Job), p, l.revs[rec.Job])
+	rev, err := l.decide(ctx, broker.KeyJob(rec.Job), p, l.revs[rec.Job])
 	if err != nil {
 		return fmt.Errorf("write record of job %d: %w", rec.Job, err)
 	}
 	l.revs[rec.Job] = rev
 	return nil
+}
+
+func encodeRecord(rec *wire.JobRecord) ([]byte, error) {
+	p, err := json.Marshal(rec)
+	if err != nil {
+		return nil, fmt.Errorf("encode record of job %d: %w", rec.Job, err)
+	}
+	if len(p) > maxRecord {
+		return nil, fmt.Errorf("record of job %d: %w", rec.Job, errTooLarge)
+	}
+	return p, nil
 }
 
 // tidy does what had to be done before and could not: the table of active jobs
@@ -340,18 +354,27 @@ func (l *leader) writeTable(ctx context.Context) error {
 	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
-		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training()})
+		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job]})
 	}
 	p, err := json.Marshal(table)
 	if err != nil {
 		return fmt.Errorf("encode job table: %w", err)
 	}
-	rev, err := l.compareAndSet(ctx, broker.KeyActive, p, l.table)
+	rev, err := l.decide(ctx, broker.KeyActive, p, l.table)
 	if err != nil {
 		return fmt.Errorf("write job table: %w", err)
 	}
 	l.table = rev
 	return nil
+}
+
+// decide is compareAndSet in the loop: a refusal ends the term.
+func (l *leader) decide(ctx context.Context, key string, p []byte, rev uint64) (uint64, error) {
+	next, err := l.compareAndSet(ctx, key, p, rev)
+	if errors.Is(err, errFenced) {
+		l.fatal = errFenced
+	}
+	return next, err
 }
 
 func (l *leader) compareAndSet(ctx context.Context, key string, p []byte, rev uint64) (uint64, error) {
@@ -369,27 +392,5 @@ func (l *leader) compareAndSet(ctx context.Context, key string, p []byte, rev ui
 	if getErr == nil && string(entry.Value) == string(p) {
 		return entry.Revision, nil
 	}
-	l.fatal = errFenced
 	return 0, errFenced
-}
-
-// remember keeps an ended job: its record, its part in the nodes' totals, and how
-// long its batches took.
-func (l *leader) remember(rec *wire.JobRecord) {
-	l.ended[rec.Job] = rec
-	s := rec.Summary
-	if s == nil {
-		return
-	}
-	if err := l.totals.addSummary(s); err != nil {
-		l.Log.Error("merge statistics", "job", rec.Job, "error", err)
-	}
-	// The sums have done their work; a record without them is small.
-	for i := range s.Nodes {
-		s.Nodes[i].Raw = nil
-	}
-	if s.Batches > 0 && rec.ModelDigest != "" {
-		l.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
-			Images: float64(s.Images) / float64(s.Batches)}
-	}
 }

@@ -3,63 +3,311 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/sched"
 )
 
-// pingWait bounds the wait for an answer to a ping. That there is nobody to
-// answer is known long before.
-const pingWait = time.Second
+const (
+	// pingWait bounds the wait for an answer to a ping. That there is nobody to
+	// answer is known long before.
+	pingWait = time.Second
+	// rollTick is how often silence is looked for.
+	rollTick = 20 * time.Millisecond
+	// rescueWait bounds the wait for a worker to take a dead one's task.
+	rescueWait = 100 * time.Millisecond
+	// maxOrphans bounds the tasks kept while nobody leads.
+	maxOrphans = 10_000
+)
 
-// observe takes in a heartbeat.
-func (l *leader) observe(ctx context.Context, p []byte) {
-	h, err := wire.ParseHeartbeat(p)
-	if err != nil {
-		l.Log.Warn("unreadable heartbeat", "error", err)
-		return
-	}
-	at := time.Now() // not when its turn comes: the loop may be busy
-	l.do(ctx, func() { l.release(l.members.Observe(h, at)) })
+// roll is the membership list as one coordinator sees it, kept whether it leads
+// or stands by, so that a new leader knows at once who lives and what the dead
+// held. It has a lock of its own: a death is dealt with while the leader's loop
+// waits for the disk.
+//
+//	closed connection, told by the broker ──┐
+//	"no responders" to a ping ──────────────┼─> dead ──> its tasks: rescued, or handed back
+//	silence ────────────────────────────────┘
+type roll struct {
+	*coordinator
+	// died is told when a node died: perhaps it held the lease.
+	died chan struct{}
+	// aside waits for questions that are under way.
+	aside sync.WaitGroup
+
+	mu      sync.Mutex
+	members *sched.Members
+	// plans are the records of active jobs by number while this coordinator leads;
+	// nil while it stands by.
+	plans map[uint64]*wire.JobRecord
+	// crashes counts for each task the nodes that died computing it.
+	crashes map[taskKey]int
+	// orphans were held by nodes that died while this coordinator stood by.
+	orphans []orphan
 }
 
-// tickMembers finds silent nodes, asks them, and releases what dead ones held.
-func (l *leader) tickMembers(ctx context.Context, now time.Time) {
-	ask, orphans := l.members.Tick(now)
-	l.release(orphans)
-	for _, name := range ask {
-		go l.ping(ctx, name)
+type taskKey struct {
+	job  uint64
+	task int
+}
+
+type orphan struct {
+	sched.Orphan
+	at time.Time
+}
+
+func newRoll(c *coordinator) *roll {
+	return &roll{coordinator: c, died: make(chan struct{}, 1), members: sched.NewMembers(), crashes: make(map[taskKey]int)}
+}
+
+// follow keeps the list until ctx ends.
+func (r *roll) follow(ctx context.Context) error {
+	beats, err := r.Broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { r.observe(ctx, m.Data) })
+	if err != nil {
+		return err
 	}
+	defer beats()
+	closed, err := r.Broker.Listen(broker.SubjectClosed, func(m *broker.Message) { r.closed(ctx, m.Data) })
+	if err != nil {
+		return err
+	}
+	defer closed()
+	changes, stop := r.Broker.ConnectionChanges()
+	defer stop()
+	defer r.aside.Wait()
+	tick := time.NewTicker(rollTick)
+	defer tick.Stop()
+	ticked := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case up := <-changes:
+			if up {
+				r.grace()
+			}
+		case <-tick.C:
+			now := time.Now()
+			if now.Sub(ticked) > lateTick {
+				r.grace()
+			}
+			ticked = now
+			for _, name := range r.tick(ctx, now) {
+				r.aside.Go(func() { r.ping(ctx, name) })
+			}
+		}
+	}
+}
+
+// grace restarts every node's silence: it was this process that did not listen.
+func (r *roll) grace() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members.Grace(time.Now())
+}
+
+func (r *roll) tick(ctx context.Context, now time.Time) (ask []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ask, orphans := r.members.Tick(now)
+	r.release(ctx, orphans)
+	if len(orphans) > 0 {
+		r.tell()
+	}
+	return ask
+}
+
+func (r *roll) observe(ctx context.Context, p []byte) {
+	h, err := wire.ParseHeartbeat(p)
+	if err != nil {
+		r.Log.Warn("unreadable heartbeat", "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.release(ctx, r.members.Observe(h, time.Now()))
+	if h.Leaving {
+		r.tell()
+	}
+}
+
+// closed takes in that a connection has closed.
+func (r *roll) closed(ctx context.Context, p []byte) {
+	c, err := wire.ParseConnClosed(p)
+	if err != nil {
+		r.Log.Warn("unreadable news of a closed connection", "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name, orphans := r.members.Closed(c.Conn, time.Now())
+	r.dead(ctx, name, orphans)
 }
 
 // ping asks a silent node whether it lives. "No responders" comes from the
 // server at once and means that the node's connection is closed.
-func (l *leader) ping(ctx context.Context, name string) {
-	ctx, cancel := context.WithTimeout(ctx, pingWait)
+func (r *roll) ping(ctx context.Context, name string) {
+	within, cancel := context.WithTimeout(ctx, pingWait)
 	defer cancel()
-	reply, err := l.Broker.Ask(ctx, broker.SubjectPing(name), nil)
+	reply, err := r.Broker.Ask(within, broker.SubjectPing(name), nil)
 	switch {
 	case err == nil:
-		l.observe(ctx, reply)
+		r.observe(ctx, reply)
 	case errors.Is(err, broker.ErrNobody):
-		l.do(ctx, func() {
-			if orphans := l.members.Gone(name, time.Now()); orphans != nil {
-				l.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
-				l.release(orphans)
-			}
-		})
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if orphans, died := r.gone(name); died {
+			r.dead(ctx, name, orphans)
+		}
 	}
 }
 
-// release hands the tasks of a dead node back to the queue, so that they are
-// delivered to another node at once instead of after [broker.AckWait].
-func (l *leader) release(orphans []wire.InFlight) {
+// gone declares a node dead, and reports whether that is news. Call it locked.
+func (r *roll) gone(name string) ([]sched.Orphan, bool) {
+	before := r.members.State(name)
+	orphans := r.members.Gone(name, time.Now())
+	return orphans, r.members.State(name) != before
+}
+
+// dead deals with a death. Call it locked.
+func (r *roll) dead(ctx context.Context, name string, orphans []sched.Orphan) {
+	if name == "" {
+		return
+	}
+	r.release(ctx, orphans)
+	r.tell()
+	r.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
+}
+
+func (r *roll) tell() {
+	select {
+	case r.died <- struct{}{}:
+	default:
+	}
+}
+
+// release finds a new home for the tasks of a dead node, or remembers them for
+// whoever leads next, this coordinator perhaps. Call it locked.
+func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 	if len(orphans) == 0 {
 		return
 	}
-	for _, o := range orphans {
-		l.Broker.HandBack(o.Reply)
+	if r.plans == nil {
+		now := time.Now()
+		for _, o := range orphans {
+			if len(r.orphans) < maxOrphans {
+				r.orphans = append(r.orphans, orphan{o, now})
+			}
+		}
+		return
 	}
-	l.wakeWorkers()
+	back := false
+	for _, o := range orphans {
+		if o.Crashed {
+			r.crashes[taskKey{o.Job, o.Task}]++
+		}
+		if !r.rescue(ctx, o) {
+			r.Broker.HandBack(o.Reply)
+			back = true
+		}
+	}
+	if back {
+		_ = r.Broker.Wake() // a lost call costs the workers' own look, soon after
+	}
+}
+
+// rescue gives a dead node's task to a live worker, past the queue and its
+// waiting tasks. It reports false when there is none to ask. Call it locked.
+func (r *roll) rescue(ctx context.Context, o sched.Orphan) bool {
+	rec := r.plans[o.Job]
+	if rec == nil || o.Task < 1 || o.Task > rec.Tasks() {
+		return false
+	}
+	to := r.members.Rescuer(o)
+	if to == "" {
+		return false
+	}
+	task := sched.Task(rec, o.Task)
+	task.Check = true
+	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply}
+	r.aside.Go(func() {
+		within, cancel := context.WithTimeout(ctx, rescueWait)
+		defer cancel()
+		answer, err := r.Broker.Ask(within, broker.SubjectRescue(to), request.Marshal())
+		if err == nil && string(answer) == wire.RescueTaken {
+			return
+		}
+		// It has its hands full, or is dying too.
+		r.Broker.HandBack(o.Reply)
+		_ = r.Broker.Wake()
+	})
+	return true
+}
+
+// lead has the tasks of the dead released from now on, those of nodes that died
+// a moment ago included.
+func (r *roll) lead(ctx context.Context, plans map[uint64]*wire.JobRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plans = plans
+	var fresh []sched.Orphan
+	for _, o := range r.orphans {
+		if time.Since(o.at) < broker.AckWait { // later the queue has them back
+			fresh = append(fresh, o.Orphan)
+		}
+	}
+	r.orphans = nil
+	r.release(ctx, fresh)
+}
+
+// standBy ends the releasing.
+func (r *roll) standBy() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plans = nil
+	clear(r.crashes)
+}
+
+// plan makes a job's tasks known, forget ends that.
+func (r *roll) plan(rec *wire.JobRecord) {
+	frozen := *rec
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plans[rec.Job] = &frozen
+}
+
+func (r *roll) forget(job uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.plans, job)
+	for k := range r.crashes {
+		if k.job == job {
+			delete(r.crashes, k)
+		}
+	}
+}
+
+// list is the membership list, slots the compute slots of all workers that take tasks.
+func (r *roll) list() []wire.Node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members.List()
+}
+
+func (r *roll) slots() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members.Slots()
+}
+
+// isDead reports whether the process that took the lease under the given name is
+// known to be no more.
+func (r *roll) isDead(holder string) bool {
+	name, incarnation, ok := parseHolder(holder)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return ok && r.members.Dead(name, incarnation)
 }

@@ -77,7 +77,7 @@ func (l *leader) watch(ctx context.Context, now time.Time) error {
 			continue
 		}
 		l.looked[job] = now
-		if err := l.Broker.OpenQueue(ctx, job); err != nil {
+		if err := l.openQueue(ctx, job); err != nil {
 			return err
 		}
 		depth, err := l.Broker.QueueDepth(ctx, job)
@@ -96,7 +96,7 @@ func (l *leader) refill(ctx context.Context) error {
 		return err
 	}
 	for _, job := range l.active {
-		if err := l.Broker.OpenQueue(ctx, job); err != nil {
+		if err := l.openQueue(ctx, job); err != nil {
 			return err
 		}
 		l.republish(ctx, l.jobs[job])

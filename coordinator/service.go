@@ -243,12 +243,8 @@ func (l *leader) allStats() wire.StatsReply {
 	return reply
 }
 
-func (l *leader) answerNodes(ctx context.Context, _ broker.Request) any {
-	nodes, ok := inLoop(ctx, l, l.members.List)
-	if !ok {
-		return wire.NodesReply{Nodes: []wire.Node{}, Error: unavailable(ctx.Err())}
-	}
-	return wire.NodesReply{Leader: l.Name, Nodes: nodes}
+func (l *leader) answerNodes(_ context.Context, _ broker.Request) any {
+	return wire.NodesReply{Leader: l.Name, Nodes: l.roll.list()}
 }
 
 func (l *leader) answerCancel(ctx context.Context, req broker.Request) any {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"idunno/broker"
@@ -17,8 +18,10 @@ type held struct {
 	task *wire.Task
 	// attempt is the number of this delivery.
 	attempt int
-	// server is the server process that the task came from.
-	server string
+	// started says that it is being computed.
+	started atomic.Bool
+	// rescued says that the task was another worker's; nothing comes before it.
+	rescued bool
 	// token is given back when the task needs no slot any more.
 	token func()
 	// ctx ends when the task is to be dropped: its job is over, or the worker stops.
@@ -59,6 +62,12 @@ func (h *hand) remove(t *held) {
 	h.mu.Unlock()
 }
 
+// begin notes that a task is being computed from now on.
+func (h *hand) begin(t *held) {
+	t.started.Store(true)
+	h.tell()
+}
+
 func (h *hand) setDraining() {
 	h.mu.Lock()
 	h.draining = true
@@ -77,7 +86,7 @@ func (h *hand) list() (tasks []wire.InFlight, draining bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for t := range h.tasks {
-		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply()})
+		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply(), Started: t.started.Load()})
 	}
 	return tasks, h.draining
 }
@@ -96,7 +105,7 @@ func (h *hand) dropExcept(active map[uint64]bool) {
 // keepAlive tells the queue that the tasks in hand are being worked on, so that
 // a long task isn't delivered again. It stops with the process, not before: a
 // dead worker's silence is what the ack wait listens for.
-func (h *hand) keepAlive(ctx context.Context, l *link) {
+func (h *hand) keepAlive(ctx context.Context) {
 	tick := time.NewTicker(broker.AckWait / 3)
 	defer tick.Stop()
 	for {
@@ -105,12 +114,9 @@ func (h *hand) keepAlive(ctx context.Context, l *link) {
 			return
 		case <-tick.C:
 		}
-		server := l.server()
 		for _, t := range h.all() {
-			if t.server == server {
-				// A failure means that the connection is away; the next tick tries again.
-				_ = t.msg.InProgress()
-			}
+			// A failure means that the connection is away; the next tick tries again.
+			_ = t.msg.InProgress()
 		}
 	}
 }

@@ -111,6 +111,3 @@ func (l *link) isUp() bool {
 	defer l.mu.Unlock()
 	return !l.down
 }
-
-// server is the identity of the server process connected to, "" when there is none.
-func (l *link) server() string { return l.broker.ServerID() }

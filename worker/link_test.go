@@ -31,7 +31,8 @@ func TestLostRequestsAreRepeated(t *testing.T) {
 	following, stop := context.WithCancel(ctx)
 	followed := make(chan struct{})
 	go func() { defer close(followed); l.follow(following) }()
-	before := l.server()
+	b := l.broker
+	before := b.ServerID()
 
 	asked, answer := make(chan int, 10), make(chan error, 1)
 	calls := 0
@@ -56,7 +57,7 @@ func TestLostRequestsAreRepeated(t *testing.T) {
 	if err := <-answer; err != nil || calls != 2 {
 		t.Errorf("%d calls, %v", calls, err)
 	}
-	if after := l.server(); before == "" || after == "" || before == after {
+	if after := b.ServerID(); before == "" || after == "" || before == after {
 		t.Errorf("server %q, then %q", before, after)
 	}
 

@@ -52,8 +52,6 @@ func (w *worker) pull(ctx, work context.Context) error {
 type pulled struct {
 	msg broker.Delivery
 	job uint64
-	// server is the server process that it came from.
-	server string
 }
 
 // next returns the next task of the job whose turn it is, waiting for one.
@@ -71,7 +69,7 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		job, queue, ok := w.table.pick()
+		job, name, queue, ok := w.table.pick()
 		if !ok {
 			select {
 			case <-ctx.Done():
@@ -81,8 +79,7 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 			}
 			continue
 		}
-		server := w.link.server()
-		msg, err := w.fetchTask(ctx, job, queue)
+		msg, err := w.fetchTask(ctx, job, name, queue)
 		if err != nil {
 			w.Log.Debug("queue does not answer", "job", job, "error", err)
 			w.table.exhausted(job, true)
@@ -96,24 +93,24 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 			_ = msg.Nak() // it came too late for this worker
 			return nil, err
 		}
-		return &pulled{msg, job, server}, nil
+		return &pulled{msg, job}, nil
 	}
 }
 
 // fetchTask asks a queue for one task; nil when it has none. A request that has
 // been sent is waited for even when ctx ends: the task would be lost until the
 // ack wait brings it back.
-func (w *worker) fetchTask(ctx context.Context, job uint64, queue broker.TaskQueue) (broker.Delivery, error) {
+func (w *worker) fetchTask(ctx context.Context, job uint64, name string, queue broker.TaskQueue) (broker.Delivery, error) {
 	bound, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	if queue == nil {
 		open, done := w.link.during(bound)
 		defer done()
 		var err error
-		if queue, err = w.Broker.Tasks(open, job); err != nil {
+		if queue, err = w.Broker.Tasks(open, name); err != nil {
 			return nil, err
 		}
-		w.table.opened(job, queue)
+		w.table.opened(job, name, queue)
 	}
 	request, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullWait)
 	defer cancel()
@@ -136,30 +133,45 @@ func (w *worker) take(ctx, work context.Context, p *pulled) *held {
 		<-w.tokens
 		return nil
 	}
-	t := &held{msg: p.msg, task: task, attempt: p.msg.NumDelivered(), server: p.server, token: sync.OnceFunc(func() { <-w.tokens })}
-	t.ctx, t.cancel = context.WithCancel(work)
+	t := w.newHeld(work, p.msg, task, func() { <-w.tokens })
 	w.table.served(task.Job, max(task.To-task.From+1, 1))
 	w.hand.add(t)
-	if task.Check || t.attempt > 1 {
-		has, err := w.hasResult(ctx, task)
+	if !w.prepare(ctx, t) {
+		return nil
+	}
+	return t
+}
+
+// newHeld is a task that is taken in hand; free gives back the place that it takes.
+func (w *worker) newHeld(work context.Context, msg broker.Delivery, task *wire.Task, free func()) *held {
+	t := &held{msg: msg, task: task, attempt: msg.NumDelivered(), token: sync.OnceFunc(free)}
+	t.ctx, t.cancel = context.WithCancel(work)
+	return t
+}
+
+// prepare starts fetching a task's data. It reports false when there is nothing
+// to compute, and has done what was to do then.
+func (w *worker) prepare(ctx context.Context, t *held) bool {
+	if t.task.Check || t.attempt > 1 {
+		has, err := w.hasResult(ctx, t.task)
 		switch {
 		case ctx.Err() != nil && !has:
 			w.handBack(t, 0)
-			return nil
+			return false
 		case err != nil:
 			w.infrastructure(t, err)
-			return nil
+			return false
 		case has:
 			w.ack(t)
 			w.hand.remove(t)
-			return nil
+			return false
 		}
 	}
-	if task.Train == "" {
+	if t.task.Train == "" {
 		t.batches = make(chan fetched, fetchAhead)
-		go w.library.stream(t.ctx, task, t.batches)
+		go w.library.stream(t.ctx, t.task, t.batches)
 	}
-	return t
+	return true
 }
 
 // hasResult reports whether a task has a stored result. It asks again when the
@@ -182,31 +194,17 @@ func (w *worker) hasResult(ctx context.Context, t *wire.Task) (has bool, err err
 // ack acknowledges a task whose result is stored. An acknowledgement that gets
 // lost does no harm: the task is delivered again, found done, and acknowledged.
 func (w *worker) ack(t *held) {
-	if !w.mayReply(t) {
-		return
-	}
 	if err := t.msg.Ack(); err != nil {
 		w.Log.Debug("acknowledgement lost", "job", t.task.Job, "task", t.task.Task, "error", err)
 	}
 }
 
-// mayReply says whether the queue can be told about a task. A reply names the
-// task by its place in the queue, and the queue lives in the server's memory: a
-// server that was started anew has another task in that place, and would take
-// that one for done. A task that isn't replied to is delivered again.
-func (w *worker) mayReply(t *held) bool {
-	server := w.link.server()
-	return server != "" && t.server == server
-}
-
 // handBack gives a task up so that another worker gets it, after delay.
 func (w *worker) handBack(t *held, delay time.Duration) {
 	var err error
-	switch {
-	case !w.mayReply(t):
-	case delay > 0:
+	if delay > 0 {
 		err = t.msg.NakWithDelay(delay)
-	default:
+	} else {
 		err = t.msg.Nak()
 	}
 	if err != nil {

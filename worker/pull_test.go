@@ -27,10 +27,11 @@ func newBench(t *testing.T, slots int) (*worker, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.OpenQueue(ctx, 1); err != nil {
+	name, err := b.OpenQueue(ctx, 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.table.update([]wire.ActiveJob{{Job: 1}})
+	w.table.update([]wire.ActiveJob{{Job: 1, Queue: name}})
 	return w, ctx
 }
 
@@ -67,7 +68,7 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 	w, ctx := newBench(t, 2)
 	queue(t, w, 10, nil)
 	stop := pulls(ctx, w)
-	consumer, err := onNATS(w).Queue(ctx, 1)
+	consumer, err := onNATS(w).Consumer(ctx, w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,16 +131,16 @@ func (d drained) Next(ctx context.Context) (broker.Delivery, error) {
 func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 	w, ctx := newBench(t, 1)
 	queue(t, w, 1, nil)
-	consumer, err := onNATS(w).Queue(ctx, 1)
+	consumer, err := onNATS(w).Consumer(ctx, w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pulling, stop := context.WithCancel(ctx)
-	tasks, err := w.Broker.Tasks(ctx, 1)
+	tasks, err := w.Broker.Tasks(ctx, w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.table.opened(1, drained{tasks, stop})
+	w.table.opened(1, w.table.jobs[1].name, drained{tasks, stop})
 	if _, err := w.next(pulling); !errors.Is(err, context.Canceled) {
 		t.Fatalf("next: %v", err)
 	}
@@ -169,29 +170,8 @@ func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 	if depth, err := w.Broker.QueueDepth(ctx, 1); err != nil || depth != 1 {
 		t.Errorf("%d tasks in the queue, %v", depth, err)
 	}
-	if _, _, ok := w.table.pick(); ok {
+	if _, _, _, ok := w.table.pick(); ok {
 		t.Error("the job of unreadable tasks is asked again at once")
-	}
-}
-
-func TestOldServersTasksAreNotAcknowledged(t *testing.T) {
-	w, ctx := newBench(t, 1)
-	queue(t, w, 1, nil)
-	p, err := w.next(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.server = "the one before"
-	w.tokens <- struct{}{}
-	old := w.take(ctx, ctx, p)
-	w.ack(old)
-	w.hand.remove(old)
-	consumer, err := onNATS(w).Queue(ctx, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := consumer.Info(ctx); err != nil || info.NumAckPending != 1 {
-		t.Errorf("%d tasks are unacknowledged, want 1 (%v)", info.NumAckPending, err)
 	}
 }
 

@@ -72,7 +72,8 @@ func TestBrokerRestartCostsLittleTime(t *testing.T) {
 		r.results(done)
 		s.restart(r)
 		began := time.Now()
-		r.must(r.b.OpenQueue(r.ctx, job)) // the queue was in memory
+		r.openQueue() // it was in memory
+		r.active(wire.ActiveJob{Job: job, Model: "mlp"})
 		have := r.results(0)
 		for i := 1; i <= tasks; i++ {
 			if have[i] == nil {
@@ -104,7 +105,7 @@ func TestJobThatBeginsAfterARestartIsSeen(t *testing.T) {
 	r.active()
 	s.restart(r)
 	began := time.Now()
-	r.must(r.b.OpenQueue(r.ctx, job))
+	r.openQueue()
 	r.publish(10, func(t *wire.Task) { t.Check = true })
 	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
 	r.results(10)

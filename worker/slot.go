@@ -17,20 +17,39 @@ const maxSessions = 4
 // begun when ctx ends goes back.
 func (w *worker) slot(ctx context.Context) {
 	sessions := make(map[string]*models.Session)
-	for t := range w.ready {
+	for {
+		var t *held
+		var ok bool
+		select {
+		case t = <-w.urgent: // at once
+		default:
+			select {
+			case t = <-w.urgent:
+			case t, ok = <-w.ready:
+				if !ok {
+					return
+				}
+			}
+		}
 		if ctx.Err() != nil {
 			w.handBack(t, 0)
 			continue
 		}
-		result, err := w.carryOut(t, sessions)
-		if err != nil {
-			result = w.failed(t, err)
-		} else {
-			w.tally.success(taskKey{t.task.Job, t.task.Task})
-		}
-		if result != nil {
-			w.storeAside(t, result)
-		}
+		w.carry(t, sessions)
+	}
+}
+
+// carry sees a task through to its result.
+func (w *worker) carry(t *held, sessions map[string]*models.Session) {
+	w.hand.begin(t)
+	result, err := w.carryOut(t, sessions)
+	if err != nil {
+		result = w.failed(t, err)
+	} else {
+		w.tally.success(taskKey{t.task.Job, t.task.Task})
+	}
+	if result != nil {
+		w.storeAside(t, result)
 	}
 }
 
@@ -67,6 +86,9 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		return nil, err
 	}
 	for n := t.task.From; n <= t.task.To; n++ {
+		if !t.rescued {
+			w.beside(sessions)
+		}
 		var f fetched
 		select {
 		case f = <-t.batches:

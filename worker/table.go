@@ -30,6 +30,8 @@ type entry struct {
 	train bool
 	// empty is set while the queue had nothing when last asked.
 	empty bool
+	// name is that of the queue, queue what it is pulled through once it is open.
+	name  string
 	queue broker.TaskQueue
 }
 
@@ -93,8 +95,13 @@ func (t *table) update(jobs []wire.ActiveJob) map[uint64]bool {
 	active := make(map[uint64]bool, len(jobs))
 	for _, j := range jobs {
 		active[j.Job] = true
-		if t.jobs[j.Job] == nil {
-			t.jobs[j.Job] = &entry{pass: lowest, train: j.Train}
+		e := t.jobs[j.Job]
+		if e == nil {
+			e = &entry{pass: lowest, train: j.Train}
+			t.jobs[j.Job] = e
+		}
+		if e.name != j.Queue {
+			e.name, e.queue = j.Queue, nil
 		}
 	}
 	for job := range t.jobs {
@@ -118,9 +125,9 @@ func (t *table) stir() {
 	}
 }
 
-// pick returns the job to serve next and its queue when it is open already;
+// pick returns the job to serve next, and its queue's name and the queue when it is open already;
 // false when no job is worth asking.
-func (t *table) pick() (job uint64, queue broker.TaskQueue, ok bool) {
+func (t *table) pick() (job uint64, name string, queue broker.TaskQueue, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var best *entry
@@ -133,16 +140,16 @@ func (t *table) pick() (job uint64, queue broker.TaskQueue, ok bool) {
 		}
 	}
 	if best == nil {
-		return 0, nil, false
+		return 0, "", nil, false
 	}
-	return job, best.queue, true
+	return job, best.name, best.queue, true
 }
 
 // opened remembers a job's queue.
-func (t *table) opened(job uint64, queue broker.TaskQueue) {
+func (t *table) opened(job uint64, name string, queue broker.TaskQueue) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.jobs[job]; e != nil {
+	if e := t.jobs[job]; e != nil && e.name == name {
 		e.queue = queue
 	}
 }
@@ -167,4 +174,11 @@ func (t *table) served(job uint64, batches int) {
 	if e := t.jobs[job]; e != nil {
 		e.pass += float64(batches)
 	}
+}
+
+// has reports whether a job has work.
+func (t *table) has(job uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.jobs[job] != nil
 }

@@ -15,7 +15,8 @@
 //	killed between result and ack       the next worker finds the result and acknowledges
 //	frozen, then awake                  its late result is refused; the first stands
 //	connection lost                     computing goes on; what was asked is asked again, and results are stored, after the reconnection
-//	broker started anew                 the tasks in hand are finished; the new queue isn't told of them, it has others in their places
+//	broker started anew                 the tasks in hand are finished; what is said about them reaches no queue of the new life
+//	another worker killed               its tasks come as rescues, and go before everything else
 //	task fails by its own fault         handed back with a growing delay; a confirmed fault becomes its result (failure.go)
 //	store or connection fails           handed back without limit; after three in a row the worker pauses
 //	told to stop                        what it computes is finished if that is quick, the rest is handed back
@@ -94,11 +95,12 @@ func Run(ctx context.Context, cfg Config) error {
 	var aside errgroup.Group
 	aside.Go(func() error { w.link.follow(background); return nil })
 	aside.Go(func() error { return w.table.follow(background, cfg.Broker, w.link, w.active) })
-	aside.Go(func() error { w.hand.keepAlive(background, w.link); return nil })
+	aside.Go(func() error { w.hand.keepAlive(background); return nil })
 	aside.Go(func() error { w.status.run(background, cfg.Status); return nil })
 
 	group, pulling := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.pull(pulling, work) })
+	group.Go(func() error { return w.followRescues(pulling, work) })
 	for range w.Slots {
 		group.Go(func() error { w.slot(pulling); return nil })
 	}
@@ -144,7 +146,7 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
 	return &worker{Config: cfg, files: files, library: newLibrary(cache, link, cfg.MemoryBytes), hand: newHand(), table: newTable(),
 		status: newStatus(), tally: newTally(), link: link, ready: make(chan *held, inHand), tokens: make(chan struct{}, inHand),
-		places: make(chan struct{}, inHand), started: time.Now()}, nil
+		places: make(chan struct{}, inHand), rescues: make(chan struct{}, inHand), urgent: make(chan *held, inHand), started: time.Now()}, nil
 }
 
 // worker is a running worker.
@@ -162,8 +164,13 @@ type worker struct {
 	// tokens has one for each task that is to be computed or being computed: two
 	// a slot. places has one for each result that is being stored, as many.
 	tokens, places chan struct{}
-	storing        sync.WaitGroup
-	started        time.Time
+	// urgent passes tasks of dead workers to the slots; rescues has one for each
+	// that is in hand. taking are those on their way to urgent.
+	rescues chan struct{}
+	urgent  chan *held
+	taking  takings
+	storing sync.WaitGroup
+	started time.Time
 }
 
 // active is told which jobs have work; tasks of others are dropped.

@@ -38,6 +38,7 @@ type rig struct {
 	files       *objectstore.Store
 	set         *dataset.Set
 	model, data objectstore.Version
+	queue       string
 }
 
 func newRig(t *testing.T) *rig { return newRigAt(t, brokertest.Start(t)) }
@@ -56,8 +57,15 @@ func newRigAt(t *testing.T, url string) *rig {
 	r.model, err = r.files.Put(ctx, "models/mlp", bytes.NewReader(zoo.MLP()))
 	r.must(err)
 	r.data = r.storeSet("mnist", 10, 10)
-	r.must(r.b.OpenQueue(ctx, job))
+	r.openQueue()
 	return r
+}
+
+// openQueue opens the job's queue, as a coordinator does.
+func (r *rig) openQueue() {
+	var err error
+	r.queue, err = r.b.OpenQueue(r.ctx, job)
+	r.must(err)
 }
 
 // storeSet stores the first n batches of the test set under a name.
@@ -88,6 +96,9 @@ func (r *rig) active(jobs ...wire.ActiveJob) {
 	r.t.Helper()
 	state, err := r.b.State(r.ctx)
 	r.must(err)
+	for i := range jobs {
+		jobs[i].Queue = r.queue
+	}
 	p, err := json.Marshal(wire.ActiveJobs{Schema: wire.Schema, Jobs: jobs})
 	r.must(err)
 	_, err = state.Put(r.ctx, broker.KeyActive, p)
@@ -158,7 +169,7 @@ func (r *rig) results(n int) map[int]*wire.Result {
 // wasn't handed back never comes.
 func (r *rig) patient() {
 	r.t.Helper()
-	queue, err := r.b.Queue(r.ctx, job)
+	queue, err := r.b.Consumer(r.ctx, r.queue)
 	r.must(err)
 	info := queue.CachedInfo()
 	info.Config.AckWait = time.Hour

@@ -29,7 +29,19 @@ func Start(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Stop)
+	tellClosed(tb, s)
 	return s.URL()
+}
+
+// tellClosed has the server's news of closed connections told as a broker tells them.
+func tellClosed(tb testing.TB, s *embedded.Server) {
+	tb.Helper()
+	b := Connect(tb, s.URL())
+	stop, err := s.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(stop)
 }
 
 // Connect opens a connection to url and closes it with the test.

@@ -38,8 +38,9 @@ type Config struct {
 
 // Server is a running nats-server.
 type Server struct {
-	srv   *server.Server
-	store string
+	srv      *server.Server
+	store    string
+	password string
 }
 
 // readyWait bounds the start. A large store is read again at the start, so it is generous.
@@ -63,13 +64,15 @@ func Start(cfg Config) (*Server, error) {
 	if err := checkPort(cfg.Host, cfg.Port); err != nil {
 		return nil, err
 	}
-	srv, err := server.NewServer(&server.Options{
+	opts := &server.Options{
 		ServerName: cfg.Name, Host: cfg.Host, Port: cfg.Port,
 		JetStream: true, StoreDir: cfg.Store, SyncAlways: true,
 		JetStreamMaxMemory: -1, JetStreamMaxStore: -1,
 		PingInterval: time.Second, MaxPingsOut: 3,
 		NoLog: !cfg.Log, NoSigs: true, WriteDeadline: 10 * time.Second,
-	})
+	}
+	password := withEvents(opts)
+	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("configure the embedded NATS server: %w", err)
 	}
@@ -83,7 +86,7 @@ func Start(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("%w within %v on %s port %d: is the port taken, or the store %s in use by another server?",
 			ErrNotReady, readyWait, cfg.Host, cfg.Port, filepath.Clean(cfg.Store))
 	}
-	return &Server{srv: srv, store: cfg.Store}, nil
+	return &Server{srv: srv, store: cfg.Store, password: password}, nil
 }
 
 // checkPort fails at once when the port is taken: the server itself would only

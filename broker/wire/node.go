@@ -24,14 +24,16 @@ type Heartbeat struct {
 	Role   Role   `json:"role"`
 	// Incarnation is the start time in Unix nanoseconds: it tells a restarted
 	// node from the one before.
-	Incarnation int64  `json:"incarnation"`
-	Version     string `json:"version"`
-	Address     string `json:"address"`
-	PID         int    `json:"pid"`
-	Cores       int    `json:"cores"`
-	Slots       int    `json:"slots,omitempty"`
-	Leader      bool   `json:"leader,omitempty"`
-	Draining    bool   `json:"draining,omitempty"`
+	Incarnation int64 `json:"incarnation"`
+	// Conn is the connection that this heartbeat came over, see [Conn].
+	Conn     string `json:"conn,omitempty"`
+	Version  string `json:"version"`
+	Address  string `json:"address"`
+	PID      int    `json:"pid"`
+	Cores    int    `json:"cores"`
+	Slots    int    `json:"slots,omitempty"`
+	Leader   bool   `json:"leader,omitempty"`
+	Draining bool   `json:"draining,omitempty"`
 	// Leaving is set in the last heartbeat of a node that stops in order.
 	Leaving  bool       `json:"leaving,omitempty"`
 	InFlight []InFlight `json:"in_flight,omitempty"`
@@ -71,7 +73,7 @@ func ParseHeartbeat(p []byte) (*Heartbeat, error) {
 		return nil, fmt.Errorf("decode heartbeat: node %s has role %q", h.Node, excerptString(string(h.Role)))
 	case h.Slots < 0 || h.Slots > maxSlots || h.Cores < 0 || h.Cores > maxSlots || h.Batches < 0 || h.Images < 0:
 		return nil, fmt.Errorf("decode heartbeat: node %s has %d slots and %d cores", h.Node, h.Slots, h.Cores)
-	case len(h.Version) > maxLabel || len(h.Address) > maxLabel:
+	case len(h.Version) > maxLabel || len(h.Address) > maxLabel || len(h.Conn) > maxLabel:
 		return nil, fmt.Errorf("decode heartbeat: node %s has a label of over %d bytes", h.Node, maxLabel)
 	}
 	return &h, nil

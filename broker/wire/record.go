@@ -166,4 +166,6 @@ type ActiveJob struct {
 	Job   uint64 `json:"job"`
 	Model string `json:"model"`
 	Train bool   `json:"train,omitempty"`
+	// Queue is where the job's tasks are pulled from.
+	Queue string `json:"queue"`
 }

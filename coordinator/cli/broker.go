@@ -93,7 +93,7 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, opts brokerOpt
 		return err
 	}
 	defer srv.Stop()
-	member, err := joinBroker(ctx, cfg, srv.URL())
+	member, err := joinBroker(ctx, cfg, srv)
 	if err != nil {
 		return err
 	}
@@ -132,14 +132,19 @@ func awaitLeaving(srv *embedded.Server) {
 }
 
 // joinBroker creates the streams, so that submissions are kept from the first
-// moment on, and makes the broker a member of the cluster. The returned function
-// takes it off the list.
-func joinBroker(ctx context.Context, cfg embedded.Config, url string) (leave func(), err error) {
-	b, err := broker.Connect(ctx, broker.Config{Servers: url, Name: cfg.Name})
+// moment on, makes the broker a member of the cluster, and has it tell of
+// connections that close. The returned function takes it off the list.
+func joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) (leave func(), err error) {
+	b, err := broker.Connect(ctx, broker.Config{Servers: srv.URL(), Name: cfg.Name})
 	if err != nil {
 		return nil, err
 	}
 	if err := b.Ensure(ctx); err != nil {
+		b.Close()
+		return nil, err
+	}
+	stopEvents, err := srv.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
+	if err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -152,6 +157,7 @@ func joinBroker(ctx context.Context, cfg embedded.Config, url string) (leave fun
 		_ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat })
 	}()
 	return func() {
+		stopEvents()
 		cancel()
 		<-done
 		b.Close()

@@ -17,7 +17,7 @@
 // higher revision by its successor, and its compare-and-set fails.
 //
 //	failure                        what happens
-//	leader killed                  entry expires after TTL, a standby creates it
+//	leader killed                  known to be dead: a standby updates the entry at once; else it expires after TTL
 //	leader stops in order          key deleted, a standby creates it within Poll
 //	leader frozen beyond TTL       its next update is refused; its writes are fenced
 //	server unreachable             leader steps down after TTL, all stand by
@@ -37,6 +37,8 @@ var ErrLost = errors.New("coordinator lease lost")
 
 // Bucket is where the lease is kept: a bucket whose entries expire.
 type Bucket interface {
+	// Get reads a key.
+	Get(ctx context.Context, key string) (holder []byte, revision uint64, err error)
 	// Create writes a key that has no value, or returns [jetstream.ErrKeyExists].
 	Create(ctx context.Context, key string, value []byte) (revision uint64, err error)
 	// Update writes a key that has the given revision, or returns
@@ -62,6 +64,11 @@ type Config struct {
 	// that somebody else holds the lease: a restarted server has forgotten the
 	// bucket. May be nil.
 	Prepare func(context.Context) error
+	// Dead reports whether a holder is known to be no more: its lease is taken over
+	// without waiting for its end. It must not err about a process that lives. May be nil.
+	Dead func(holder string) bool
+	// Poke asks for an attempt now. May be nil.
+	Poke <-chan struct{}
 }
 
 // Run takes the lease whenever it is free and calls lead while it holds it, with
@@ -87,6 +94,7 @@ func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch u
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-cfg.Poke:
 		case <-time.After(cfg.Poll):
 		}
 	}
@@ -125,11 +133,24 @@ func (cfg Config) hold(ctx context.Context, rev uint64, began time.Time, lead fu
 	}
 }
 
-// take creates the key. It doesn't wait longer than the lease would last.
+// take creates the key, or takes it over from a dead holder. It doesn't wait longer
+// than the lease would last.
 func (cfg Config) take(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.TTL/2)
 	defer cancel()
-	return cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
+	rev, err := cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
+	if cfg.Dead == nil || !errors.Is(err, jetstream.ErrKeyExists) {
+		return rev, err
+	}
+	holder, was, getErr := cfg.Bucket.Get(ctx, cfg.Key)
+	if getErr != nil || !cfg.Dead(string(holder)) {
+		return 0, err
+	}
+	// Whoever is first wins; for the others the key exists.
+	if rev, getErr = cfg.Bucket.Update(ctx, cfg.Key, []byte(cfg.Holder), was); getErr != nil {
+		return 0, err
+	}
+	return rev, nil
 }
 
 func (cfg Config) renew(ctx context.Context, rev uint64, expires time.Time) (uint64, error) {

@@ -16,6 +16,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// leases is the bucket as a coordinator hands it over.
+type leases struct{ broker.Bucket }
+
+func (b leases) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	e, err := b.Bucket.Get(ctx, key)
+	if err != nil {
+		return nil, 0, err
+	}
+	return e.Value, e.Revision, nil
+}
+
 type candidate struct {
 	stop  context.CancelFunc
 	led   chan uint64
@@ -32,7 +43,7 @@ func run(t *testing.T, b *broker.Broker, name string, leaders *atomic.Int32) *ca
 	}
 	c := &candidate{stop: cancel, led: make(chan uint64, 10), ended: make(chan error, 1)}
 	go func() {
-		c.ended <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: name, TTL: broker.LeaseTTL},
+		c.ended <- lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: name, TTL: broker.LeaseTTL},
 			func(ctx context.Context, epoch uint64) error {
 				if n := leaders.Add(1); n != 1 {
 					t.Errorf("%d leaders at once", n)
@@ -121,7 +132,7 @@ func TestLostLeaseEndsTheTerm(t *testing.T) {
 	}
 	cause, done := make(chan error, 1), make(chan error, 1)
 	go func() {
-		done <- lease.Run(ctx, lease.Config{Bucket: bucket, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
+		done <- lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: "old", TTL: broker.LeaseTTL, Poll: time.Minute},
 			func(ctx context.Context, epoch uint64) error {
 				// Somebody else takes the key, as after a freeze.
 				e, err := bucket.Get(ctx, broker.KeyLeader)

@@ -133,6 +133,12 @@ func (j *Job) Again(tasks ...int) {
 	j.again = append(j.again, tasks...)
 }
 
+// Resume has the job published anew from its first task on: another coordinator
+// led meanwhile, and what it did is known from the results alone.
+func (j *Job) Resume() {
+	j.next, j.again, j.check = 1, nil, true
+}
+
 // Unfinished lists the published tasks without a result.
 func (j *Job) Unfinished() []int {
 	var tasks []int

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"time"
 
 	"idunno/broker/wire"
@@ -12,6 +13,10 @@ const (
 	// than the 200 ms that a live node's heartbeats are apart at most. No
 	// responder on its own subject means that its connection is closed: gone.
 	askAfter = 300 * time.Millisecond
+	// probeEvery is how often every node is asked where no broker tells of closed
+	// connections, and probesPerSecond how many are asked at most.
+	probeEvery      = 40 * time.Millisecond
+	probesPerSecond = 1000
 	// suspectAfter is the silence after which a node that doesn't answer is suspect.
 	suspectAfter = 700 * time.Millisecond
 	// deadAfter is the silence after which a node is dead, closed connection or not.
@@ -26,19 +31,37 @@ const (
 // Members is the membership list as one coordinator sees it.
 type Members struct {
 	nodes map[string]*member
+	// conns finds nodes by their connection.
+	conns map[string]string
 }
 
 type member struct {
 	wire.Node
 	asked time.Time
+	// closed is the connection that the node had when it was given up: what still
+	// arrives from there is from before.
+	closed string
+	// given counts the tasks handed to the node since its last heartbeat.
+	given int
+}
+
+// Orphan is a task that a node held and can no longer look after.
+type Orphan struct {
+	wire.InFlight
+	// Node held it.
+	Node string
+	// Crashed says that the node died while it computed the task.
+	Crashed bool
 }
 
 // NewMembers returns an empty list.
-func NewMembers() *Members { return &Members{nodes: make(map[string]*member)} }
+func NewMembers() *Members {
+	return &Members{nodes: make(map[string]*member), conns: make(map[string]string)}
+}
 
 // Observe takes a heartbeat into account. It returns the in-flight tasks of an
 // earlier incarnation of the node, or of a node that left: they need a new home.
-func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []wire.InFlight) {
+func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 	n := m.nodes[h.Node]
 	if n == nil {
 		if len(m.nodes) >= maxNodes {
@@ -48,18 +71,19 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []wire.InFl
 		m.nodes[h.Node] = n
 	}
 	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
-	if h.Incarnation < n.Incarnation && !gone {
+	if h.Incarnation < n.Incarnation && !gone || h.Conn != "" && h.Conn == n.closed {
 		return nil
 	}
 	if h.Incarnation > n.Incarnation {
-		orphans = n.InFlight
+		orphans = n.orphans(n.InFlight, true)
 	}
-	n.Heartbeat, n.Seen, n.asked = *h, now, time.Time{}
+	m.reconnected(n, h.Node, h.Conn)
+	n.Heartbeat, n.Seen, n.given, n.closed = *h, now, 0, ""
 	state := wire.NodeAlive
 	switch {
 	case h.Leaving:
 		state = wire.NodeLeft
-		orphans = append(orphans, h.InFlight...)
+		orphans = append(orphans, n.orphans(h.InFlight, false)...)
 		n.InFlight = nil
 	case h.Draining:
 		state = wire.NodeDraining
@@ -68,13 +92,49 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []wire.InFl
 	return orphans
 }
 
+// reconnected notes that a node's heartbeats come over another connection.
+func (m *Members) reconnected(n *member, name, conn string) {
+	if n.Conn == conn {
+		return
+	}
+	delete(m.conns, n.Conn)
+	if conn != "" {
+		m.conns[conn] = name
+	}
+}
+
+// orphans are tasks that n held. Died says that it didn't give them up itself.
+func (n *member) orphans(held []wire.InFlight, died bool) []Orphan {
+	var list []Orphan
+	for _, t := range held {
+		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Crashed: died && t.Started})
+	}
+	return list
+}
+
+// watched reports whether a broker tells of connections that close.
+func (m *Members) watched() bool {
+	for _, n := range m.nodes {
+		if n.Role == wire.RoleBroker && n.State == wire.NodeAlive {
+			return true
+		}
+	}
+	return false
+}
+
 // Tick advances time: it returns the nodes to ask now, and the tasks of nodes
 // that have just been given up.
-func (m *Members) Tick(now time.Time) (ask []string, orphans []wire.InFlight) {
+func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
+	after, again := askAfter, askAfter
+	if !m.watched() {
+		after = 0
+		again = max(probeEvery, time.Duration(len(m.nodes))*time.Second/probesPerSecond)
+	}
 	for name, n := range m.nodes {
 		silence := now.Sub(n.Seen)
 		if n.State == wire.NodeDead || n.State == wire.NodeLeft {
 			if now.Sub(n.Since) > forgetAfter {
+				delete(m.conns, n.Conn)
 				delete(m.nodes, name)
 			}
 			continue
@@ -86,7 +146,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []wire.InFlight) {
 		if silence > suspectAfter {
 			n.enter(wire.NodeSuspect, now)
 		}
-		if silence > askAfter && now.Sub(n.asked) > askAfter {
+		if silence > after && now.Sub(n.asked) > again {
 			n.asked = now
 			ask = append(ask, name)
 		}
@@ -101,16 +161,68 @@ func (m *Members) Grace(now time.Time) {
 	}
 }
 
+// Closed declares the node that had a connection dead, and returns its name, "" for
+// none, and the tasks it held. A node that comes back has another connection.
+func (m *Members) Closed(conn string, now time.Time) (name string, orphans []Orphan) {
+	name, ok := m.conns[conn]
+	if !ok {
+		return "", nil
+	}
+	n := m.nodes[name]
+	if n.State == wire.NodeDead || n.State == wire.NodeLeft {
+		return "", nil
+	}
+	n.closed = conn
+	return name, m.Gone(name, now)
+}
+
 // Gone declares a node dead and returns the tasks it held.
-func (m *Members) Gone(name string, now time.Time) []wire.InFlight {
+func (m *Members) Gone(name string, now time.Time) []Orphan {
 	n := m.nodes[name]
 	if n == nil || n.State == wire.NodeDead || n.State == wire.NodeLeft {
 		return nil
 	}
-	orphans := n.InFlight
+	orphans := n.orphans(n.InFlight, true)
 	n.InFlight = nil
 	n.enter(wire.NodeDead, now)
 	return orphans
+}
+
+// State is what is believed of a node, "" when nothing is known of it.
+func (m *Members) State(name string) wire.NodeState {
+	if n := m.nodes[name]; n != nil {
+		return n.State
+	}
+	return ""
+}
+
+// Dead reports whether an incarnation of a node is known to be no more.
+func (m *Members) Dead(name string, incarnation int64) bool {
+	n := m.nodes[name]
+	return n != nil && (n.Incarnation > incarnation ||
+		n.Incarnation == incarnation && (n.State == wire.NodeDead || n.State == wire.NodeLeft))
+}
+
+// Rescuer chooses the worker that shall go on with an orphan: alive, the one with
+// the fewest tasks a slot; "" when there is none.
+func (m *Members) Rescuer(o Orphan) string {
+	var best *member
+	load := func(n *member) float64 { return float64(len(n.InFlight)+n.given) / float64(max(n.Heartbeat.Slots, 1)) }
+	for _, name := range sortedKeys(m.nodes) {
+		n := m.nodes[name]
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
+			continue
+		}
+		// Those that have no task given yet come first: a rescue waits for another.
+		if best == nil || cmp.Or(cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
+			best = n
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	best.given++
+	return best.Node.Node
 }
 
 // Slots is the number of compute slots of all workers that take tasks.

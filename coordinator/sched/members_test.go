@@ -2,6 +2,7 @@ package sched
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,6 +17,17 @@ func beat(node string, incarnation int64, tasks ...int) *wire.Heartbeat {
 	return h
 }
 
+// over is a heartbeat that comes over a connection.
+func over(h *wire.Heartbeat, conn string) *wire.Heartbeat {
+	h.Conn = conn
+	return h
+}
+
+// watch adds a broker that tells of closed connections, as one that never ends.
+func watch(m *Members, now time.Time) {
+	m.Observe(&wire.Heartbeat{Schema: wire.Schema, Node: "broker", Role: wire.RoleBroker, Incarnation: 1}, now.Add(24*time.Hour))
+}
+
 func state(m *Members, node string) wire.NodeState {
 	for _, n := range m.List() {
 		if n.Node == node {
@@ -28,7 +40,8 @@ func state(m *Members, node string) wire.NodeState {
 func TestSilentNodeIsAskedDoubtedAndGivenUp(t *testing.T) {
 	m, now := NewMembers(), time.Unix(1000, 0)
 	m.Observe(beat("a", 1, 4, 5), now)
-	at := func(d time.Duration) ([]string, []wire.InFlight) { return m.Tick(now.Add(d)) }
+	watch(m, now)
+	at := func(d time.Duration) ([]string, []Orphan) { return m.Tick(now.Add(d)) }
 	if ask, orphans := at(askAfter); ask != nil || orphans != nil {
 		t.Fatalf("asked too early: %v %v", ask, orphans)
 	}
@@ -88,5 +101,83 @@ func TestLeavingAndDraining(t *testing.T) {
 	}
 	if _, orphans := m.Tick(now.Add(time.Minute)); orphans != nil || state(m, "a") != wire.NodeLeft {
 		t.Fatal("a node that left is given up once more")
+	}
+}
+
+func TestClosedConnectionMeansDead(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	h := over(beat("a", 1, 3, 4), "S/7")
+	h.InFlight[0].Started = true
+	m.Observe(h, now)
+	if name, _ := m.Closed("S/8", now); name != "" {
+		t.Fatalf("%s died of another's connection", name)
+	}
+	name, orphans := m.Closed("S/7", now)
+	want := []Orphan{{InFlight: h.InFlight[0], Node: "a", Crashed: true}, {InFlight: h.InFlight[1], Node: "a"}}
+	if name != "a" || !slices.Equal(orphans, want) || state(m, "a") != wire.NodeDead {
+		t.Fatalf("%s, orphans %v, state %s", name, orphans, state(m, "a"))
+	}
+	if m.Observe(over(beat("a", 1), "S/7"), now); state(m, "a") != wire.NodeDead {
+		t.Fatal("a heartbeat that was under way when its connection closed brought the node back")
+	}
+	if !m.Dead("a", 1) || m.Dead("a", 2) || m.Dead("b", 1) {
+		t.Fatal("who is dead?")
+	}
+	if m.Observe(over(beat("a", 1), "S/9"), now); state(m, "a") != wire.NodeAlive || m.Dead("a", 1) {
+		t.Fatal("not back with a new connection")
+	}
+	if name, _ := m.Closed("S/7", now); name != "" {
+		t.Fatal("died of a connection that it no longer has")
+	}
+	if m.Observe(over(beat("a", 2), "S/10"), now); !m.Dead("a", 1) || m.Dead("a", 2) {
+		t.Fatal("the incarnation before lives")
+	}
+}
+
+// Where no broker tells of closed connections every node is asked all the time.
+func TestNodesAreProbedWithoutABroker(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	asked := 0
+	for d := time.Duration(0); d < time.Second; d += 10 * time.Millisecond {
+		ask, _ := m.Tick(now.Add(d))
+		asked += len(ask)
+		m.Observe(beat("a", 1), now.Add(d)) // the answer, or a heartbeat
+	}
+	if asked < 15 || asked > 25 {
+		t.Fatalf("asked %d times in a second", asked)
+	}
+	for n := range 1000 {
+		m.Observe(beat("n"+strconv.Itoa(n), 1), now.Add(time.Second))
+	}
+	asked = 0
+	for d := time.Second + 1; d < 2*time.Second; d += 10 * time.Millisecond {
+		ask, _ := m.Tick(now.Add(d))
+		asked += len(ask)
+		for _, name := range ask {
+			m.Observe(beat(name, 1), now.Add(d))
+		}
+	}
+	if asked > 2*probesPerSecond {
+		t.Fatalf("%d questions a second", asked)
+	}
+}
+
+func TestRescuersTakeTurns(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	for _, name := range []string{"a", "b", "c"} {
+		m.Observe(over(beat(name, 1, 1), "S/"+name), now)
+	}
+	draining := beat("d", 1)
+	draining.Draining = true
+	m.Observe(draining, now)
+	_, orphans := m.Closed("S/a", now)
+	first, second := m.Rescuer(orphans[0]), m.Rescuer(orphans[0])
+	if first != "b" || second != "c" || m.Rescuer(orphans[0]) != "b" {
+		t.Fatalf("first %q, then %q", first, second)
+	}
+	m.Gone("b", now)
+	m.Gone("c", now)
+	if got := m.Rescuer(orphans[0]); got != "" {
+		t.Fatalf("rescued by %q, which takes no tasks", got)
 	}
 }

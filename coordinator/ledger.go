@@ -1,0 +1,185 @@
+package coordinator
+
+import (
+	"encoding/json"
+	"log/slog"
+	"slices"
+	"time"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+	"idunno/coordinator/sched"
+)
+
+// maxEarly bounds the results that are kept for jobs whose record has not come yet.
+const maxEarly = 4096
+
+// workload is what a batch's time depends on, by digest.
+type workload struct{ model, data string }
+
+func workloadOf(rec *wire.JobRecord) workload {
+	return workload{model: rec.ModelDigest, data: rec.DataDigest}
+}
+
+// ledger is what a coordinator knows of all jobs: the records, and the results of
+// unfinished jobs folded into them. A standby keeps it by reading along, so that
+// it needs only the last few messages when it becomes the leader. One goroutine
+// at a time uses it: that of the leader's loop, or of the standby's.
+type ledger struct {
+	log    *slog.Logger
+	jobs   map[uint64]*sched.Job
+	revs   map[uint64]uint64
+	ended  map[uint64]*wire.JobRecord
+	totals *nodeTotals // over all ended jobs
+	last   uint64
+	// known is what the last job showed of a model on a data set.
+	known map[workload]sched.Experience
+	// results is the place of the last result taken in. A standby reads records
+	// and results side by side: early ones wait for their job's record.
+	results uint64
+	early   map[uint64][]early
+	waiting int
+	// reread is where results have to be read again from, 0 for nowhere.
+	reread uint64
+}
+
+type early struct {
+	result *wire.Result
+	at     time.Time
+	seq    uint64
+}
+
+func newLedger(log *slog.Logger) *ledger {
+	return &ledger{log: log, jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: make(map[uint64]*wire.JobRecord),
+		totals: newNodeTotals(), known: make(map[workload]sched.Experience), early: make(map[uint64][]early)}
+}
+
+// record takes in a record as it is stored, unless it is known.
+func (g *ledger) record(e *broker.Entry) {
+	job, ok := broker.JobOfKey(e.Key)
+	if !ok || e.Revision <= g.revs[job] {
+		return
+	}
+	rec := new(wire.JobRecord)
+	if err := json.Unmarshal(e.Value, rec); err != nil || rec.Job != job {
+		g.log.Error("unreadable job record, left alone", "key", e.Key, "error", err)
+		return
+	}
+	g.revs[job] = e.Revision
+	g.last = max(g.last, job)
+	switch j := g.jobs[job]; {
+	case rec.State.Ended():
+		delete(g.jobs, job)
+		g.remember(rec)
+	case j != nil:
+		j.Rec = rec
+	default:
+		g.jobs[job] = sched.NewJob(rec, true)
+	}
+	for _, r := range g.early[job] {
+		g.waiting--
+		if j := g.jobs[job]; j != nil {
+			j.Fold(r.result, r.at)
+		}
+	}
+	delete(g.early, job)
+}
+
+// remember keeps an ended job: its record, its part in the nodes' totals, and how
+// long its batches took.
+func (g *ledger) remember(rec *wire.JobRecord) {
+	if g.ended[rec.Job] != nil {
+		return
+	}
+	g.ended[rec.Job] = rec
+	s := rec.Summary
+	if s == nil {
+		return
+	}
+	if err := g.totals.addSummary(s); err != nil {
+		g.log.Error("merge statistics", "job", rec.Job, "error", err)
+	}
+	// The sums have done their work; a record without them is small.
+	for i := range s.Nodes {
+		s.Nodes[i].Raw = nil
+	}
+	if s.Batches > 0 && rec.ModelDigest != "" {
+		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
+			Images: float64(s.Images) / float64(s.Batches)}
+	}
+}
+
+// fold takes a result into account and reports whether it was new.
+func (g *ledger) fold(r *wire.Result, seq uint64, at time.Time) (news bool) {
+	g.results = max(g.results, seq)
+	if j := g.jobs[r.Job]; j != nil {
+		return j.Fold(r, at)
+	}
+	if r.Job > g.last {
+		g.keep(r, seq, at)
+	}
+	return false
+}
+
+// keep puts a result aside until its job's record comes. Should more wait than
+// [maxEarly], they are read again from the stream by the next reader.
+func (g *ledger) keep(r *wire.Result, seq uint64, at time.Time) {
+	if g.reread > 0 {
+		return
+	}
+	if g.waiting >= maxEarly {
+		g.reread = g.earliest()
+		clear(g.early)
+		g.waiting = 0
+		return
+	}
+	for i := range r.Batches { // the predictions are for others
+		r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels = nil, nil, nil
+	}
+	g.early[r.Job] = append(g.early[r.Job], early{r, at, seq})
+	g.waiting++
+}
+
+// earliest is the place of the first result that waits.
+func (g *ledger) earliest() uint64 {
+	first := ^uint64(0)
+	for _, list := range g.early {
+		for _, e := range list {
+			first = min(first, e.seq)
+		}
+	}
+	return first
+}
+
+// readFrom is the place from which a new reader has to read results: behind the
+// last one taken in, or where the oldest unfinished job begins. newest is the
+// place of the last result there is.
+func (g *ledger) readFrom(newest uint64) uint64 {
+	from := newest + 1
+	if g.results > 0 {
+		from = min(from, g.results+1)
+	} else {
+		for _, j := range g.jobs {
+			from = min(from, j.Rec.ResultsFrom)
+		}
+	}
+	if g.reread > 0 {
+		from = min(from, g.reread)
+		g.reread = 0
+	}
+	return max(from, 1)
+}
+
+// unfinished lists the jobs that run and those that wait, by number.
+func (g *ledger) unfinished() (active, queued []uint64) {
+	for job, j := range g.jobs {
+		if j.Rec.State == wire.StateRunning {
+			active = append(active, job)
+		} else {
+			queued = append(queued, job)
+		}
+	}
+	slices.Sort(active)
+	slices.Sort(queued)
+	return active, queued
+}

@@ -1,0 +1,125 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+	"idunno/models"
+)
+
+// errBusy refuses a rescue: there is no place for it.
+var errBusy = errors.New("no place")
+
+// A rescue is the task of a worker that died. The coordinator sends it straight
+// to a worker that lives, with the dead one's delivery; the queue needs no part in
+// it. Whoever takes it begins at once: the slot that comes first between two
+// batches puts its own task aside for it.
+//
+//	slot:   batch  batch │ rescued task, whole │ batch  batch
+//	                     └ between two batches
+
+// followRescues takes rescues until ctx ends.
+func (w *worker) followRescues(ctx, work context.Context) error {
+	stop, err := w.Broker.Listen(broker.SubjectRescue(w.Name), func(m *broker.Message) {
+		if m.Respond == nil {
+			return
+		}
+		answer := wire.RescueTaken
+		if err := w.rescue(ctx, work, m.Data); err != nil {
+			answer = "-ERR " + err.Error()
+		}
+		// Should the answer be lost, somebody else gets the task too.
+		_ = m.Respond([]byte(answer))
+	})
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	stop()
+	w.taking.close()
+	for {
+		select {
+		case t := <-w.urgent:
+			w.handBack(t, 0)
+		default:
+			return nil
+		}
+	}
+}
+
+// rescue takes a task over.
+func (w *worker) rescue(ctx, work context.Context, p []byte) error {
+	r, err := wire.ParseRescue(p)
+	if err != nil {
+		return err
+	}
+	select {
+	case w.rescues <- struct{}{}: // a place
+	default:
+		return errBusy
+	}
+	free := func() { <-w.rescues }
+	if ctx.Err() != nil || !w.table.has(r.Task.Job) {
+		free()
+		return errBusy
+	}
+	msg, err := w.Broker.Adopt(r.Reply, nil)
+	if err != nil {
+		free()
+		return err
+	}
+	t := w.newHeld(work, msg, r.Task, free)
+	t.rescued = true
+	w.hand.add(t)
+	began := w.taking.run(func() {
+		_ = msg.InProgress()
+		if w.prepare(ctx, t) {
+			w.urgent <- t // has room for every place
+		}
+	})
+	if !began {
+		w.hand.remove(t)
+		return errBusy
+	}
+	return nil
+}
+
+// takings are the rescues that are being prepared.
+type takings struct {
+	mu     sync.Mutex
+	closed bool
+	group  sync.WaitGroup
+}
+
+// run runs fn aside, and reports false when it is too late for that.
+func (k *takings) run(fn func()) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed {
+		k.group.Go(fn)
+	}
+	return !k.closed
+}
+
+// close waits for what runs, and lets nothing begin any more.
+func (k *takings) close() {
+	k.mu.Lock()
+	k.closed = true
+	k.mu.Unlock()
+	k.group.Wait()
+}
+
+// beside carries out rescued tasks while the slot's own waits between two batches.
+func (w *worker) beside(sessions map[string]*models.Session) {
+	for {
+		select {
+		case t := <-w.urgent:
+			w.carry(t, sessions)
+		default:
+			return
+		}
+	}
+}
