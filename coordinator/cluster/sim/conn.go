@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"idunno/broker"
+	"idunno/broker/wire"
 )
 
 // errGone ends what a killed process was doing.
@@ -33,8 +34,10 @@ type Conn struct {
 	connected bool
 	cut       bool
 	server    string
+	client    uint64        // the connection's number
 	life      chan struct{} // closed when the connection breaks
 	frozen    chan struct{} // closed at the thaw; nil while it runs
+	thaw      time.Time     // the last one
 	subs      map[*sub]struct{}
 	watchers  map[chan bool]struct{}
 	joining   bool
@@ -107,7 +110,7 @@ func (c *Conn) Thaw() {
 	defer c.w.mu.Unlock()
 	if c.frozen != nil {
 		close(c.frozen)
-		c.frozen = nil
+		c.frozen, c.thaw = nil, time.Now()
 	}
 }
 
@@ -140,6 +143,13 @@ func (c *Conn) disconnect() {
 	if !c.connected {
 		return
 	}
+	if c.w.up && c.w.TellsClosed {
+		closed := wire.ConnClosed{Schema: wire.Schema, Conn: wire.Conn(c.server, c.client)}
+		news := &message{Message: broker.Message{Subject: broker.SubjectClosed, Data: closed.Marshal()}}
+		for _, s := range c.w.listeners(broker.SubjectClosed) {
+			go s.deliver(news)
+		}
+	}
 	c.connected, c.server = false, ""
 	close(c.life)
 	c.tell(false)
@@ -148,7 +158,8 @@ func (c *Conn) disconnect() {
 
 // connect makes it again, under the lock.
 func (c *Conn) connect() {
-	c.connected, c.server, c.life = true, fmt.Sprintf("S%d", c.w.server), make(chan struct{})
+	c.w.clients++
+	c.connected, c.server, c.client, c.life = true, fmt.Sprintf("S%d", c.w.server), c.w.clients, make(chan struct{})
 	c.tell(true)
 	c.w.touch()
 }
@@ -299,6 +310,12 @@ func (c *Conn) thawed() {
 	}
 }
 
+func (c *Conn) isFrozen() bool {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.frozen != nil
+}
+
 // begin tells of a write that is about to be sent.
 func (c *Conn) begin(kind, key string, value []byte) {
 	if c.Begin == nil || kind != "record" {
@@ -306,7 +323,9 @@ func (c *Conn) begin(kind, key string, value []byte) {
 	}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	if c.frozen == nil { // a frozen process does nothing
+	// A frozen process does nothing. One that wakes up does first what it was about
+	// to do, before it learns how late it is.
+	if c.frozen == nil && time.Since(c.thaw) > 0 {
 		c.Begin(key, value)
 	}
 }
@@ -354,8 +373,9 @@ func call[T any](ctx context.Context, c *Conn, what string, repeatable bool, fn 
 		c.thawed()
 		return none, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	case <-c.dead:
-		return none, errGone
+	case <-c.w.over:
 	}
+	return none, errGone
 }
 
 func apply[T any](c *Conn, fn func() (T, error)) (T, error) {
@@ -372,6 +392,9 @@ func (c *Conn) post(fn func()) error {
 	default:
 	}
 	f := c.fate()
+	if c.isFrozen() && !f.resent {
+		return nil // a frozen process sends nothing; but some of it was sent just before
+	}
 	go func() {
 		if c.travel(f) {
 			_, _ = apply(c, func() (struct{}, error) { fn(); return struct{}{}, nil })
@@ -420,6 +443,16 @@ func (c *Conn) ServerID() string {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	return c.server
+}
+
+// ConnID names the connection.
+func (c *Conn) ConnID() string {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if !c.connected {
+		return ""
+	}
+	return wire.Conn(c.server, c.client)
 }
 
 // ConnectionChanges tells of connections lost and made.

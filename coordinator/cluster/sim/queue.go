@@ -47,8 +47,8 @@ func (w *World) ensureTasks() {
 func (t *tasks) name(job uint64) string { return fmt.Sprintf("%d-%d", job, t.life) }
 
 // OpenQueue makes sure that a job's tasks can be pulled.
-func (c *Conn) OpenQueue(ctx context.Context, job uint64) error {
-	_, err := call(ctx, c, "open queue", true, func() (string, error) {
+func (c *Conn) OpenQueue(ctx context.Context, job uint64) (string, error) {
+	return call(ctx, c, "open queue", true, func() (string, error) {
 		c.w.ensureTasks()
 		name := c.w.tasks.name(job)
 		if c.w.tasks.queues[name] == nil {
@@ -57,7 +57,6 @@ func (c *Conn) OpenQueue(ctx context.Context, job uint64) error {
 		}
 		return name, nil
 	})
-	return err
 }
 
 // CloseQueue drops what is left of a job's tasks.
@@ -108,8 +107,9 @@ func (f future) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-f.c.dead:
-		return errGone
+	case <-f.c.w.over:
 	}
+	return errGone
 }
 
 // PublishTask puts a task into the queue.
@@ -139,12 +139,11 @@ func (w *World) publishTask(by string, job uint64, task int, data []byte) error 
 }
 
 // Tasks opens a queue for pulling.
-func (c *Conn) Tasks(ctx context.Context, job uint64) (broker.TaskQueue, error) {
+func (c *Conn) Tasks(ctx context.Context, name string) (broker.TaskQueue, error) {
 	return call(ctx, c, "tasks", true, func() (broker.TaskQueue, error) {
 		if c.w.tasks == nil {
 			return nil, errAway
 		}
-		name := c.w.tasks.name(job)
 		if c.w.tasks.queues[name] == nil {
 			return nil, jetstream.ErrConsumerNotFound
 		}
@@ -182,7 +181,7 @@ func (q taskQueue) Next(ctx context.Context) (broker.Delivery, error) {
 		first.until = time.Now().Add(broker.AckWait)
 		c.w.logf("%s: delivery %d of %s", c.name, first.delivered, first.subject)
 		return &delivery{c: c, data: first.data, subject: first.subject, number: first.delivered,
-			reply: replyPrefix + q.name + "." + strconv.FormatUint(first.seq, 10)}, nil
+			reply: fmt.Sprintf("%s%s.%d.%d", replyPrefix, q.name, first.seq, first.delivered)}, nil
 	})
 	if d == nil || err != nil {
 		return nil, err
@@ -207,9 +206,8 @@ func (d *delivery) NumDelivered() int { return d.number }
 // about finds the task that a reply subject names, under the lock. Which delivery
 // the reply comes from makes no difference to a server.
 func (w *World) about(reply string) *waiting {
-	name, number, _ := strings.Cut(strings.TrimPrefix(reply, replyPrefix), ".")
-	seq, err := strconv.ParseUint(number, 10, 64)
-	if err != nil || w.tasks == nil || w.tasks.queues[name] == nil {
+	name, seq, _, ok := parseReply(reply)
+	if !ok || w.tasks == nil || w.tasks.queues[name] == nil {
 		return nil
 	}
 	for _, m := range w.tasks.waits {
@@ -231,7 +229,7 @@ func (d *delivery) say(what string, fn func(*waiting)) error {
 
 func (d *delivery) Ack() error {
 	return d.say("ack", func(m *waiting) {
-		d.c.w.observe(Step{Kind: "ack", Conn: d.c.name, Key: m.subject, Data: []byte(d.subject)})
+		d.c.w.observe(Step{Kind: "ack", Conn: d.c.name, Key: m.subject})
 		delete(d.c.w.tasks.waits, m.subject)
 	})
 }
@@ -248,6 +246,27 @@ func (d *delivery) NakWithDelay(delay time.Duration) error {
 
 func (d *delivery) InProgress() error {
 	return d.say("progress", func(m *waiting) { m.until = time.Now().Add(broker.AckWait) })
+}
+
+// parseReply reads the subject of an acknowledgement.
+func parseReply(reply string) (queue string, seq uint64, delivered int, ok bool) {
+	rest, ok := strings.CutPrefix(reply, replyPrefix)
+	tokens := strings.Split(rest, ".")
+	if !ok || len(tokens) != 3 {
+		return "", 0, 0, false
+	}
+	seq, errSeq := strconv.ParseUint(tokens[1], 10, 64)
+	delivered, errNumber := strconv.Atoi(tokens[2])
+	return tokens[0], seq, delivered, errSeq == nil && errNumber == nil
+}
+
+// Adopt makes a delivery of one that another worker had.
+func (c *Conn) Adopt(reply string, data []byte) (broker.Delivery, error) {
+	_, _, n, ok := parseReply(reply)
+	if !ok {
+		return nil, broker.ErrNotTask
+	}
+	return &delivery{c: c, data: data, number: n, reply: reply}, nil
 }
 
 // HandBack returns a task on behalf of another.

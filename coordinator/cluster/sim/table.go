@@ -61,9 +61,11 @@ func (b bucket) write(ctx context.Context, verb, key string, value []byte, accep
 	b.c.begin(b.t.kind, key, value)
 	return call(ctx, b.c, verb+" "+b.t.kind, true, func() (uint64, error) {
 		err := accept(b.t.get(key))
-		b.c.w.observe(Step{Kind: b.t.kind, Conn: b.c.name, Key: key, Data: value, Refused: err != nil})
+		b.c.w.observe(Step{Kind: b.t.kind, Conn: b.c.name, Key: key, Data: value, Revision: b.t.revision + 1, Refused: err != nil})
 		if err != nil {
-			b.c.w.logf("%s: %s %s refused: %v", b.c.name, verb, key, err)
+			if b.t.kind == "record" || verb == "update" { // standbys ask for the lease all the time
+				b.c.w.logf("%s: %s %s refused: %v", b.c.name, verb, key, err)
+			}
 			return 0, err
 		}
 		rev := b.t.put(key, value)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"idunno/broker"
 )
@@ -191,6 +190,3 @@ func (c *Conn) Serve(ctx context.Context, s broker.Service) (func(), error) {
 		}
 	}, nil
 }
-
-// Eventually is how long anything takes to be noticed at the latest.
-const Eventually = time.Minute

@@ -40,6 +40,8 @@ type World struct {
 	// Observe is told of every step that a run can be judged by, under the world's
 	// lock; may be nil.
 	Observe func(Step)
+	// TellsClosed says that the servers tell of connections that close.
+	TellsClosed bool
 
 	mu      sync.Mutex
 	began   time.Time
@@ -50,6 +52,7 @@ type World struct {
 	changed chan struct{}
 	up      bool
 	server  int
+	clients uint64
 	conns   map[*Conn]struct{}
 	store   *Store
 	// What survives a restart.
@@ -64,12 +67,14 @@ type World struct {
 
 // Step is something that happened at the server.
 type Step struct {
-	// Kind is record, lease, task or result.
+	// Kind is record, lease, task (published), result or ack.
 	Kind string
 	// Conn did it.
 	Conn string
 	Key  string
 	Data []byte
+	// Revision is that of a bucket's write.
+	Revision uint64
 	// Refused says that the server didn't accept it.
 	Refused bool
 }
@@ -168,11 +173,13 @@ func (w *World) Results() []broker.Stored {
 	return w.results[:len(w.results):len(w.results)]
 }
 
-// LeaseHolder is the value of the lease, "" while nobody holds it. It is for
-// observers, under the world's lock.
-func (w *World) leaseHolder(key string) string {
-	if e := w.leases.get(key); e != nil {
-		return string(e.Value)
+// Record is a value as it is stored, nil for none. It is for Observe.
+func (w *World) Record(key string) []byte {
+	if e := w.records.get(key); e != nil {
+		return e.Value
 	}
-	return ""
+	return nil
 }
+
+// HasResult reports whether a subject has a result. It is for Observe.
+func (w *World) HasResult(subject string) bool { return w.stored[subject] }

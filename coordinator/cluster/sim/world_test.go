@@ -31,7 +31,6 @@ type fixture struct {
 	clean []wire.BatchResult // batch n is clean[n-1]
 }
 
-
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
