@@ -166,3 +166,31 @@ func TestDocumentIsTheContract(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", p, want)
 	}
 }
+
+func TestFailover(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	d, err := bench.Failover(ctx, bench.FailoverConfig{Program: program, Kills: 1, Repeats: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(bench.FailoverKinds(), "leader_kill_result_gap")
+	if got := names(d.Results, func(r bench.Result) string { return r.Name }); !slices.Equal(got, want) {
+		t.Errorf("results %v, want %v", got, want)
+	}
+	for _, r := range d.Results {
+		if r.N != 1 || r.Min <= 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if !d.OK || d.Counts.Lost != 0 || d.Counts.Duplicates != 0 || d.Counts.Faults < len(bench.FailoverKinds()) {
+		t.Errorf("counts %+v", d.Counts)
+	}
+	if _, err := bench.Failover(ctx, bench.FailoverConfig{Program: program, Kinds: []string{"nonsense"}}); !errors.Is(err, bench.ErrConfig) {
+		t.Errorf("an unknown kind: %v", err)
+	}
+}

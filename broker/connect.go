@@ -26,8 +26,11 @@ type Config struct {
 	// Name is how the connection shows up on the server.
 	Name string
 	// Replicas is the number of copies of every stream that this process
-	// creates; default 1.
+	// creates; default: 3 on a cluster of servers, 1 on a server alone.
 	Replicas int
+	// Leaderless leaves out the check that JetStream answers, which it doesn't until
+	// most servers of a cluster run.
+	Leaderless bool
 	// InProcess connects to a server in the same process instead.
 	InProcess nats.InProcessConnProvider
 	// Wait is how long to wait for a server at the start; default none: one try.
@@ -52,20 +55,58 @@ func Connect(ctx context.Context, cfg Config) (*Broker, error) {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b := &Broker{NC: nc, JS: js, cfg: cfg, replicas: max(cfg.Replicas, 1)}
-	_, err = js.AccountInfo(ctx)
-	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		err = fmt.Errorf("%w at %s: start it with -js, or use `idunno up`", ErrNoJetStream, redact(servers))
-	case err != nil:
-		err = fmt.Errorf("%w at %s: JetStream does not answer (%v): try again", ErrUnreachable, redact(servers), err)
+	b := &Broker{NC: nc, JS: js, cfg: cfg}
+	if cfg.Leaderless {
+		return b, nil
 	}
-	if err != nil {
+	if err := b.checkJetStream(ctx, servers, time.Now().Add(cfg.Wait)); err != nil {
 		nc.Close()
 		return nil, err
 	}
 	return b, nil
 }
+
+// checkJetStream asks JetStream for a sign of life until the deadline, at least
+// once.
+func (b *Broker) checkJetStream(ctx context.Context, servers string, deadline time.Time) error {
+	for {
+		within, cancel := context.WithTimeout(ctx, accountWait)
+		_, err := b.JS.AccountInfo(within)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+			// A server of a cluster says so too for a moment, while it starts.
+			if !b.Clustered() || time.Now().After(deadline) {
+				return fmt.Errorf("%w at %s: start it with -js, or use `idunno up`", ErrNoJetStream, redact(servers))
+			}
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%w at %s: JetStream does not answer (%v): %s", ErrUnreachable, redact(servers), err, b.missingServers())
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// missingServers is what to do when JetStream doesn't answer.
+func (b *Broker) missingServers() string {
+	if b.Clustered() {
+		return "a cluster needs most of its servers: start those that are missing, then try again"
+	}
+	return "try again"
+}
+
+// Clustered reports whether the server connected to belongs to a cluster.
+func (b *Broker) Clustered() bool { return b.NC.ConnectedClusterName() != "" }
+
+// accountWait bounds the wait for one sign of life of JetStream.
+const accountWait = 5 * time.Second
 
 // Dup opens another connection to the same cluster.
 func (b *Broker) Dup(ctx context.Context) (*Broker, error) { return Connect(ctx, b.cfg) }

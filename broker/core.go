@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker/wire"
 )
 
 // Core is what a role needs of the cluster: messages, requests, the job records,
@@ -63,6 +65,20 @@ type Core interface {
 	StoreResult(ctx context.Context, job uint64, task int, data []byte) error
 	// HasResult reports whether a task has a result.
 	HasResult(ctx context.Context, job uint64, task int) (bool, error)
+
+	// StoreAttempt notes durably a try of a task that gave no result, and Attempts
+	// reads them, oldest first, until CloseQueue forgets those of the job.
+	StoreAttempt(ctx context.Context, job uint64, task int, a *wire.Attempt) error
+	Attempts(ctx context.Context, job uint64, task int) ([]wire.Attempt, error)
+	// StoreDeadLetters stores the dead letters of tasks durably and returns those
+	// that aren't known to be stored. The first one of a task stands.
+	StoreDeadLetters(ctx context.Context, letters []*wire.DeadLetter) (left []*wire.DeadLetter)
+	// DeadLetter reads that of a task, nil for none; DeadLetters at most limit of a
+	// job, or with 0 of all, that lie behind the place after, in order; DeadTasks
+	// lists the tasks of a job that have one, ascending.
+	DeadLetter(ctx context.Context, job uint64, task int) (*wire.DeadLetter, error)
+	DeadLetters(ctx context.Context, job, after uint64, limit int) (letters []wire.DeadLetter, more bool, err error)
+	DeadTasks(ctx context.Context, job uint64) ([]int, error)
 
 	// OpenQueue makes sure that a job's tasks can be pulled, and returns the queue's
 	// name, another one after each loss of the server's memory: what is said about

@@ -9,6 +9,10 @@ var (
 	ErrNoJetStream = errors.New("the NATS server has no JetStream")
 	// ErrExists is returned when a first-wins write came second.
 	ErrExists = errors.New("already stored")
+	// ErrFull is returned when there is no room for what was to be stored.
+	ErrFull = errors.New("the store is full")
+	// ErrTooFewServers is returned when a stream can't get the copies it shall have.
+	ErrTooFewServers = errors.New("too few servers")
 	// ErrNobody is returned when nobody listens where a question was asked.
 	ErrNobody = errors.New("nobody there answers")
 	// ErrWatchEnded is returned when a watch of a bucket can't go on.

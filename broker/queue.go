@@ -17,6 +17,8 @@ const (
 	codeMaxPerSubject = 10077
 	codeWrongSequence = 10071
 	codeWrongConstant = 10164
+	codeNoPeers       = 10005
+	codeNoReplicas    = 10074
 )
 
 // lookUpWait bounds one look-up. An answer takes a millisecond; what takes longer
@@ -188,8 +190,13 @@ func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
 // The name it returns is that of the queue in this life of the server's memory.
+//
+// The queue has as many copies as the stream of tasks: the server allows no other
+// number for a work queue. One copy of both would cost less a task, but with its
+// server every running job would lose its queue; three in memory cost a round trip
+// between servers, and go on after an election.
 func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err error) {
-	if err := b.ensureStream(ctx, b.tasksConfig()); err != nil {
+	if err := b.ensureStream(ctx, tasksConfig()); err != nil {
 		return "", err
 	}
 	stream, err := b.JS.Stream(ctx, streamTasks)

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,6 +28,8 @@ const (
 	streamObjects = "OBJ_" + bucketObjects
 	prefixChunks  = "$O." + bucketObjects + ".C."
 	bucketLease   = "idunno_lease"
+	// apiStepDown is where a stream's leader is asked to hand over.
+	apiStepDown = "$JS.API.STREAM.LEADER.STEPDOWN."
 )
 
 // Subjects that users may address with any NATS client.
@@ -172,21 +173,19 @@ func taskOfDead(subject string) (task int, ok bool) {
 
 // Broker is a connection with JetStream and the cluster's streams and buckets.
 type Broker struct {
-	NC       *nats.Conn
-	JS       jetstream.JetStream
-	cfg      Config
-	replicas int
-	results  atomic.Pointer[jetstream.Stream]
-	tries    atomic.Pointer[jetstream.Stream]
-	dead     atomic.Pointer[jetstream.Stream]
+	NC      *nats.Conn
+	JS      jetstream.JetStream
+	cfg     Config
+	results atomic.Pointer[jetstream.Stream]
+	tries   atomic.Pointer[jetstream.Stream]
+	dead    atomic.Pointer[jetstream.Stream]
 }
 
-// Ensure creates or updates every stream and bucket. It is safe to call from
-// several processes and again at any time.
-func (b *Broker) Ensure(ctx context.Context) error {
-	streams := []jetstream.StreamConfig{
+// streams are the configurations of the streams that are no buckets.
+func streams() []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{
 		{Name: streamJobs, Description: "iDunno: submitted jobs; the sequence is the job's number",
-			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates},
+			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates, Discard: jetstream.DiscardNew},
 		{Name: streamResults, Description: "iDunno: one result a task, first write wins",
 			Subjects: []string{prefixResults + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
@@ -196,69 +195,29 @@ func (b *Broker) Ensure(ctx context.Context) error {
 		{Name: streamDead, Description: "iDunno: dead letters, tasks that failed for good",
 			Subjects: []string{prefixDead + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
-		b.tasksConfig(),
+		tasksConfig(),
 	}
-	for _, cfg := range streams {
-		cfg.Replicas = b.replicas
-		if err := b.ensureStream(ctx, cfg); err != nil {
-			return err
-		}
-	}
-	for _, cfg := range []jetstream.KeyValueConfig{
+}
+
+func tasksConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{Name: streamTasks, Description: "iDunno: tasks waiting for workers",
+		Subjects: []string{prefixTasks + "*.*"}, Storage: jetstream.MemoryStorage, Retention: jetstream.WorkQueuePolicy,
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true}
+}
+
+func buckets() []jetstream.KeyValueConfig {
+	return []jetstream.KeyValueConfig{
 		{Bucket: bucketState, Description: "iDunno: job records", Storage: jetstream.FileStorage, History: 1},
 		{Bucket: bucketFiles, Description: "iDunno: SDFS index", Storage: jetstream.FileStorage, History: 1},
 		{Bucket: bucketLease, Description: "iDunno: coordinator lease", Storage: jetstream.MemoryStorage, History: 1, TTL: LeaseTTL},
-	} {
-		cfg.Replicas = b.replicas
-		if _, err := b.JS.KeyValue(ctx, cfg.Bucket); err == nil {
-			continue
-		}
-		if _, err := b.JS.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
-			return fmt.Errorf("create bucket %s: %w", cfg.Bucket, err)
-		}
 	}
-	return b.ensureObjects(ctx)
 }
 
-func (b *Broker) ensureObjects(ctx context.Context) error {
-	if _, err := b.JS.ObjectStore(ctx, bucketObjects); err == nil {
-		return nil
-	}
-	_, err := b.JS.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: bucketObjects, Description: "iDunno: SDFS contents by digest", Storage: jetstream.FileStorage, Replicas: b.replicas})
-	if err != nil {
-		return fmt.Errorf("create bucket %s: %w", bucketObjects, err)
-	}
-	return nil
-}
-
-func (b *Broker) tasksConfig() jetstream.StreamConfig {
-	return jetstream.StreamConfig{Name: streamTasks, Description: "iDunno: tasks waiting for workers",
-		Subjects: []string{prefixTasks + "*.*"}, Storage: jetstream.MemoryStorage, Retention: jetstream.WorkQueuePolicy,
-		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, Replicas: b.replicas}
-}
-
-func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
-	_, err := b.JS.CreateStream(ctx, cfg)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		err = b.updateStream(ctx, cfg)
-	}
-	if err != nil {
-		return fmt.Errorf("create stream %s: %w", cfg.Name, err)
-	}
-	return nil
-}
-
-// updateStream brings an existing stream up to date. It never takes replicas
-// away: another process may have been told of more.
-func (b *Broker) updateStream(ctx context.Context, cfg jetstream.StreamConfig) error {
-	stream, err := b.JS.Stream(ctx, cfg.Name)
-	if err != nil {
-		return err
-	}
-	cfg.Replicas = max(cfg.Replicas, stream.CachedInfo().Config.Replicas)
-	_, err = b.JS.UpdateStream(ctx, cfg)
-	return err
+// streamNames are the streams of everything: those of the buckets are named after
+// them by the client library.
+func streamNames() []string {
+	return []string{streamResults, streamTasks, streamJobs, streamTries, streamDead,
+		"KV_" + bucketState, "KV_" + bucketLease, "KV_" + bucketFiles, streamObjects}
 }
 
 // State opens the bucket of job records.

@@ -126,15 +126,12 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 		return reject(refusal)
 	}
 	rec.Doc = doc
-	r, err := l.validate(ctx, doc)
-	if errors.As(err, &refusal) {
+	if err = l.resolve(ctx, rec); errors.As(err, &refusal) {
 		return reject(refusal)
 	}
 	if err != nil {
 		return nil, err
 	}
-	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
-	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
 	last, err := l.Broker.LastResult(ctx)
 	if err != nil {
 		return nil, err
@@ -143,12 +140,26 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 	return rec, nil
 }
 
+// resolve freezes in a record what its document's names stand for.
+func (l *leader) resolve(ctx context.Context, rec *wire.JobRecord) error {
+	if rec.Doc.Retry > 0 {
+		return l.resolveRetry(ctx, rec)
+	}
+	r, err := l.validate(ctx, rec.Doc)
+	if err != nil {
+		return err
+	}
+	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
+	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
+	return nil
+}
+
 // admit files a new record, in the loop.
 func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	if rec.Job <= l.last {
 		return nil // admitted before
 	}
-	if rec.State != wire.StateRejected {
+	if rec.State != wire.StateRejected && rec.Retry == nil {
 		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.roll.slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
@@ -176,7 +187,7 @@ func (l *leader) settle(ctx context.Context) error {
 	// What fails for one job is tried again later and must not hold up the others.
 	var failed []error
 	for _, job := range slices.Clone(l.active) {
-		if j := l.jobs[job]; j.Finished() {
+		if j := l.jobs[job]; j.Finished() && j.AllFiled() {
 			failed = append(failed, l.finish(ctx, j))
 		}
 	}
@@ -187,6 +198,7 @@ func (l *leader) settle(ctx context.Context) error {
 		failed = append(failed, l.start(ctx, job))
 	}
 	for _, job := range l.active {
+		l.file(ctx, l.jobs[job])
 		l.publish(ctx, l.jobs[job])
 	}
 	failed = append(failed, l.tidy(ctx))

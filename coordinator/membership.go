@@ -209,7 +209,18 @@ func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 		if o.Crashed {
 			r.crashes[taskKey{o.Job, o.Task}]++
 		}
-		if !r.rescue(ctx, o) {
+		switch {
+		case r.rescue(ctx, o):
+			if o.Crashed {
+				r.aside.Go(func() { r.noteCrash(ctx, o) })
+			}
+		case o.Crashed:
+			r.aside.Go(func() {
+				r.noteCrash(ctx, o) // first, so that whoever gets it knows
+				r.Broker.HandBack(o.Reply)
+				_ = r.Broker.Wake()
+			})
+		default:
 			r.Broker.HandBack(o.Reply)
 			back = true
 		}
@@ -232,7 +243,7 @@ func (r *roll) rescue(ctx context.Context, o sched.Orphan) bool {
 	}
 	task := sched.Task(rec, o.Task)
 	task.Check = true
-	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply}
+	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply, Crashes: r.crashes[taskKey{o.Job, o.Task}]}
 	r.aside.Go(func() {
 		within, cancel := context.WithTimeout(ctx, rescueWait)
 		defer cancel()

@@ -32,6 +32,8 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"stats", broker.SubjectStats, l.answerStats},
 		{"nodes", broker.SubjectNodes, l.answerNodes},
 		{"cancel", broker.SubjectCancel, l.answerCancel},
+		{"dlq", broker.SubjectDLQ, l.answerDLQ},
+		{"retry", broker.SubjectRetry, l.answerRetry},
 	} {
 		service.Endpoints = append(service.Endpoints, broker.Endpoint{Name: e.name, Subject: e.subject,
 			Answer: func(req broker.Request) { l.respond(ctx, e, req) }})
@@ -105,14 +107,19 @@ func inLoop[T any](ctx context.Context, l *leader, fn func() T) (T, bool) {
 // answerSubmit validates a document and stores it; the job's number is its
 // sequence. A message id in the request makes a repeated request the same job.
 func (l *leader) answerSubmit(ctx context.Context, req broker.Request) any {
-	doc, err := wire.ParseJobDoc(req.Data)
+	return l.submit(ctx, req.ID, req.Data)
+}
+
+// submit validates and stores a document that a request has brought.
+func (l *leader) submit(ctx context.Context, id string, p []byte) wire.SubmitReply {
+	doc, err := wire.ParseJobDoc(p)
 	if err == nil {
-		_, err = l.validate(ctx, doc)
+		err = l.resolve(ctx, &wire.JobRecord{Doc: doc})
 	}
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
-	job, err := l.Broker.Submit(ctx, req.ID, req.Data)
+	job, err := l.Broker.Submit(ctx, id, p)
 	if err != nil {
 		return wire.SubmitReply{Error: unavailable(err)}
 	}
@@ -269,6 +276,9 @@ func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
 				Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}
 		}
 		return reply
+	}
+	if left := l.Broker.StoreDeadLetters(ctx, j.Unfiled()); len(left) > 0 {
+		return wire.JobReply{Error: unavailable(fmt.Errorf("%d dead letters are not stored yet", len(left)))}
 	}
 	if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
 		return wire.JobReply{Error: unavailable(err)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"syscall"
 	"testing"
 	"time"
@@ -41,42 +42,144 @@ func TestWhoseFaultAnErrorIs(t *testing.T) {
 	}
 }
 
-func TestFaultsAreFinalWhenConfirmed(t *testing.T) {
-	k := taskKey{1, 2}
+func TestHowATryEnded(t *testing.T) {
 	for _, c := range []struct {
-		name       string
-		deliveries []int // of the faults that this worker sees, in order
-		final      int   // which of them is final, 0 for none
+		err  error
+		want wire.Cause
 	}{
-		{"one worker", []int{1, 2, 3, 4, 5}, 5},
-		{"deliveries that were drains", []int{5}, 0},
-		{"the fault comes again", []int{5, 6}, 2},
-		{"many workers", []int{10}, 1},
-		{"queue made anew each time", []int{1, 1, 1, 1, 1}, 5},
+		{fault{errors.New("no model at all")}, wire.CauseError}, {models.ErrInput, wire.CauseError},
+		{panicked("compute", "x"), wire.CausePanic}, {slow("compute", time.Second), wire.CauseTimeout},
+		{models.ErrTooLarge, wire.CauseMemory}, {fault{fmt.Errorf("x: %w", errHungry)}, wire.CauseMemory}, {fault{fmt.Errorf("x: %w", errDied)}, wire.CauseKilled},
+		{told(&answer{Error: "x", Cause: wire.CausePanic}), wire.CausePanic}, {told(&answer{Error: "x", Cause: wire.CauseMemory}), wire.CauseMemory},
+		{told(&answer{Error: "x", Cause: wire.CauseError}), wire.CauseError},
 	} {
-		y := newTally()
-		for i, d := range c.deliveries {
-			if got, want := y.fault(k, d), i+1 == c.final; got != want {
-				t.Errorf("%s: fault %d at delivery %d final: %v, want %v", c.name, i+1, d, got, want)
-			}
+		if got := causeOf(fmt.Errorf("batch 3: %w", c.err)); got != c.want || !isFault(c.err) {
+			t.Errorf("%v: %s, want %s", c.err, got, c.want)
 		}
 	}
+}
+
+// tries makes tries of one cause each on one node each.
+func tries(all ...wire.Attempt) []wire.Attempt {
+	for i := range all {
+		all[i].Schema, all[i].Delivery = wire.Schema, i+1
+		if all[i].Time.IsZero() {
+			all[i].Time = time.Now()
+		}
+	}
+	return all
+}
+
+func TestWhichTasksAreSuspicious(t *testing.T) {
+	w := &worker{Config: Config{Name: "w", MaxAttempts: 3, Isolate: Command{Path: "/bin/x"}}, tally: newTally()}
+	failed, late, crashed := wire.Attempt{Cause: wire.CauseError, Node: "a"}, wire.Attempt{Cause: wire.CauseTimeout, Node: "a"}, wire.Attempt{Cause: wire.CauseCrash, Node: "b"}
+	for _, c := range []struct {
+		name           string
+		attempt        int
+		tried          []wire.Attempt
+		suspicious     bool
+		final, slowOne bool
+	}{
+		{"the first time", 1, nil, false, false, false},
+		{"handed back a few times", 1 + unexplained, nil, true, false, false},
+		{"failed", 2, tries(failed), false, false, false},
+		{"failed often", 4, tries(failed, failed, failed), false, true, false},
+		{"took too long", 2, tries(late), true, false, true},
+		{"its node died", 2, tries(crashed), false, false, false},
+		{"two nodes died", 3, tries(crashed, crashed), true, false, false},
+		{"panicked", 2, tries(wire.Attempt{Cause: wire.CausePanic}), true, false, false},
+		{"crashes and failures apart", 5, tries(crashed, crashed, failed, failed), true, false, false},
+		{"killed many nodes", 4, tries(crashed, crashed, crashed), true, true, false},
+		{"had a process of its own", 2, tries(wire.Attempt{Cause: wire.CauseError, Isolated: true}), true, false, false},
+	} {
+		h := &held{task: &wire.Task{Job: 1, Task: 1, ModelDigest: "m"}, attempt: c.attempt, tried: c.tried}
+		if c.attempt == 1+unexplained && len(c.tried) == 0 && w.suspicious(&held{task: h.task, attempt: unexplained}) {
+			t.Error("a task is suspicious too early")
+		}
+		if got := w.suspicious(h); got != c.suspicious {
+			t.Errorf("%s: suspicious %v", c.name, got)
+		}
+		if got := w.final(c.tried); got != c.final {
+			t.Errorf("%s: final %v", c.name, got)
+		}
+		if got := w.slowBefore(h); got != c.slowOne {
+			t.Errorf("%s: slow %v", c.name, got)
+		}
+	}
+	fresh := &held{task: &wire.Task{Job: 1, Task: 2, ModelDigest: "m"}, attempt: 1}
+	w.tally.fault("m", wire.CauseTimeout)
+	if w.suspicious(fresh) {
+		t.Error("one slow batch makes the whole model suspicious")
+	}
+	w.tally.fault("m", wire.CauseTimeout)
+	if !w.suspicious(fresh) {
+		t.Error("a model that is slow again and again gets slots")
+	}
+	w.tally.success(fresh.task)
+	if w.suspicious(fresh) {
+		t.Error("a success changes nothing")
+	}
+	w.Isolate = Command{}
+	if w.suspicious(&held{task: fresh.task, attempt: 9}) {
+		t.Error("there is no process to be had")
+	}
+}
+
+func TestSomeLaneIsLeftForTasksThatAreNotSlow(t *testing.T) {
+	w := &worker{Config: Config{Slots: 2}, tally: newTally()}
+	s := &isolation{w: w, lanes: 3}
+	late := &held{task: &wire.Task{}, tried: tries(wire.Attempt{Cause: wire.CauseTimeout, Node: "a"})}
+	crashed := &held{task: &wire.Task{}, tried: tries(wire.Attempt{Cause: wire.CauseCrash, Node: "a"})}
+	for i, c := range []struct {
+		t    *held
+		want bool
+	}{{late, true}, {late, true}, {late, false}, {crashed, true}, {crashed, false}} {
+		if got := s.admit(c.t); got != c.want {
+			t.Errorf("task %d admitted: %v", i+1, got)
+		}
+	}
+}
+
+func TestMemoryOfTriesIsBounded(t *testing.T) {
 	y := newTally()
-	y.fault(k, 1)
-	y.success(k)
-	if y.fault(k, 5) {
-		t.Error("a fault before a success counts")
-	}
 	for i := range 2 * maxTallied {
-		y.fault(taskKey{1, i}, 1)
+		y.keep(taskKey{1, i}, wire.Attempt{})
+		y.fault(fmt.Sprint(i), wire.CauseTimeout)
 	}
-	y.fault(taskKey{2, 1}, 1)
-	if len(y.faults) > maxTallied {
-		t.Errorf("%d faults kept", len(y.faults))
+	y.keep(taskKey{2, 1}, wire.Attempt{Node: "n"})
+	if len(y.unsaved) > maxTallied || len(y.slow) > maxTallied {
+		t.Errorf("%d tries and %d models kept", len(y.unsaved), len(y.slow))
 	}
 	y.dropExcept(map[uint64]bool{2: true})
-	if len(y.faults) != 1 {
-		t.Errorf("%d faults kept of ended jobs", len(y.faults)-1)
+	if len(y.unsaved) != 1 || len(y.kept(taskKey{2, 1})) != 1 {
+		t.Errorf("%d tries kept of ended jobs", len(y.unsaved)-1)
+	}
+}
+
+// A computation that doesn't stop holds up nobody.
+func TestComputationThatDoesNotStopIsLeftBehind(t *testing.T) {
+	w := &worker{Config: Config{BatchTimeout: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	_, left, err := w.inTime(t.Context(), func(context.Context) (*wire.BatchResult, error) {
+		defer close(ended)
+		<-stop
+		return nil, nil
+	})
+	if !left || causeOf(err) != wire.CauseTimeout || !isFault(err) {
+		t.Errorf("left behind %v, %v", left, err)
+	}
+	close(stop)
+	<-ended
+	_, left, err = w.inTime(t.Context(), func(ctx context.Context) (*wire.BatchResult, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	if left || causeOf(err) != wire.CauseTimeout {
+		t.Errorf("left behind %v, %v", left, err)
+	}
+	_, _, err = w.inTime(t.Context(), func(context.Context) (*wire.BatchResult, error) { panic("boom") })
+	if causeOf(err) != wire.CausePanic || !isFault(err) {
+		t.Errorf("a panic became %v", err)
 	}
 }
 
@@ -93,7 +196,7 @@ func TestSickWorkerPauses(t *testing.T) {
 	if y.pause(now.Add(time.Minute)) != 0 {
 		t.Error("the pause has no end")
 	}
-	y.success(taskKey{1, 1})
+	y.success(&wire.Task{Job: 1, Task: 1})
 	if pause := y.failure(now); pause != 0 {
 		t.Errorf("pause of %v after the first failure since a success", pause)
 	}
@@ -119,10 +222,24 @@ func TestOnlyFaultsBecomeResults(t *testing.T) {
 	if tasks, _ := w.hand.list(); len(tasks) != 0 || w.tally.row != 1 {
 		t.Errorf("%d tasks in hand, %d failures in a row", len(tasks), w.tally.row)
 	}
-	h = takeNext(10)
+	h = takeNext(3)
+	if p := w.failed(h, fault{errors.New("no model at all")}); p != nil {
+		t.Errorf("the first failure became the result %s", p)
+	}
+	tried, err := w.Broker.Attempts(ctx, 1, h.task.Task)
+	if err != nil || len(tried) != 1 || tried[0].Error != "no model at all" || tried[0].Node != "w" || tried[0].Delivery != 3 {
+		t.Fatalf("noted %+v, %v", tried, err)
+	}
+	again := takeNext(4)
+	for again.task.Task != h.task.Task { // the other one comes back as well
+		w.handBack(again, 0)
+		again = takeNext(4)
+	}
+	h = again
 	defer w.giveUp(h)
-	r, err := wire.ParseResult(w.failed(h, fault{errors.New("no model at all")}))
-	if err != nil || r.Error != "no model at all" || r.Attempt != 10 {
+	h.tried = append(h.tried, h.tried[0], h.tried[0], h.tried[0])
+	r, err := wire.ParseResult(w.failed(h, fault{errors.New("still no model")}))
+	if err != nil || r.Error != "still no model" || len(r.Tried) != 5 || r.Tried[4].Error != r.Error {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -18,7 +18,7 @@ type held struct {
 	task *wire.Task
 	// attempt is the number of this delivery.
 	attempt int
-	// started says that it is being computed.
+	// started says that it is being computed in this process.
 	started atomic.Bool
 	// rescued says that the task was another worker's; nothing comes before it.
 	rescued bool
@@ -29,6 +29,12 @@ type held struct {
 	cancel context.CancelFunc
 	// batches brings the task's data, fetched ahead.
 	batches chan fetched
+	// tried are the tries before this one that gave no result.
+	tried []wire.Attempt
+	// crashes is how many nodes have died at the task, as far as the coordinator knows.
+	crashes int
+	// apart says that the task is computed in a process of its own.
+	apart bool
 }
 
 // hand is the set of tasks in hand. It is what heartbeats report, so that the

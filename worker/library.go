@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"idunno/broker/wire"
 	"idunno/models"
@@ -31,17 +33,20 @@ type fetched struct {
 // library loads models, manifests and batches by digest, each once, and keeps
 // those used last. What it returns is shared by all slots and never changed.
 type library struct {
-	cache     *objectstore.Cache
-	link      *link
-	models    shelf[*models.Model]
-	manifests shelf[*dataset.Manifest]
-	batches   shelf[*dataset.Batch]
+	cache *objectstore.Cache
+	link  *link
+	// taskMemory and limit bound a model's memory and the time to load it.
+	taskMemory int64
+	limit      time.Duration
+	models     shelf[*models.Model]
+	manifests  shelf[*dataset.Manifest]
+	batches    shelf[*dataset.Batch]
 }
 
-func newLibrary(cache *objectstore.Cache, link *link, memory int64) *library {
-	l := &library{cache: cache, link: link}
+func newLibrary(cache *objectstore.Cache, link *link, cfg *Config) *library {
+	l := &library{cache: cache, link: link, taskMemory: cfg.TaskMemory, limit: cfg.BatchTimeout}
 	l.models.most, l.manifests.most = maxModels, maxManifests
-	l.batches.most, l.batches.cost = memory, batchBytes
+	l.batches.most, l.batches.cost = cfg.MemoryBytes, batchBytes
 	return l
 }
 
@@ -65,9 +70,14 @@ func (l *library) model(ctx context.Context, digest string) (*models.Model, erro
 		if err != nil {
 			return nil, fmt.Errorf("fetch model: %w", err)
 		}
-		m, err := models.Load(p, models.Options{})
-		if err != nil {
-			return nil, fault{fmt.Errorf("load model: %w", err)}
+		within, cancel := context.WithTimeout(ctx, l.limit)
+		defer cancel()
+		m, err := bounded(within, func() (*models.Model, error) { return models.Load(p, models.Options{MaxMemory: l.taskMemory}) })
+		switch {
+		case errors.Is(err, errLeftBehind) && ctx.Err() == nil:
+			return nil, slow("load model", l.limit)
+		case err != nil:
+			return nil, asFault(ctx, fmt.Errorf("load model: %w", err))
 		}
 		return m, nil
 	})
@@ -116,9 +126,9 @@ func outOfRange(m *dataset.Manifest, n int) error {
 	return fault{fmt.Errorf("batch %d: the data set has %d", n, len(m.Objects))}
 }
 
-// stream brings a task's batches in order, and makes its model ready meanwhile.
-// It stops after an error or when ctx ends.
-func (l *library) stream(ctx context.Context, t *wire.Task, out chan<- fetched) {
+// stream brings a task's batches in order and, with load set, makes its model ready
+// meanwhile. It stops after an error or when ctx ends.
+func (l *library) stream(ctx context.Context, t *wire.Task, load bool, out chan<- fetched) {
 	send := func(f fetched) bool {
 		select {
 		case out <- f:
@@ -134,9 +144,11 @@ func (l *library) stream(ctx context.Context, t *wire.Task, out chan<- fetched) 
 	}()
 	// Loading the model here is prefetching it: the slot asks for it again, and
 	// learns of an error there.
-	if _, err := l.model(ctx, t.ModelDigest); err != nil {
-		send(fetched{err: err})
-		return
+	if load {
+		if _, err := l.model(ctx, t.ModelDigest); err != nil {
+			send(fetched{err: err})
+			return
+		}
 	}
 	m, err := l.manifest(ctx, t.DataDigest)
 	if err != nil {

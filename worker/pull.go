@@ -2,8 +2,12 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -153,7 +157,7 @@ func (w *worker) newHeld(work context.Context, msg broker.Delivery, task *wire.T
 // to compute, and has done what was to do then.
 func (w *worker) prepare(ctx context.Context, t *held) bool {
 	if t.task.Check || t.attempt > 1 {
-		has, err := w.hasResult(ctx, t.task)
+		has, err := w.lookUp(ctx, t)
 		switch {
 		case ctx.Err() != nil && !has:
 			w.handBack(t, 0)
@@ -167,27 +171,67 @@ func (w *worker) prepare(ctx context.Context, t *held) bool {
 			return false
 		}
 	}
+	return w.place(ctx, t)
+}
+
+// place decides where a task is computed, and starts fetching its data. It reports
+// false when that is not a slot.
+func (w *worker) place(ctx context.Context, t *held) bool {
+	suspicious := w.suspicious(t)
+	switch {
+	case w.final(t.tried):
+		// Whoever saw the last try didn't live to say so.
+		err := errors.New(t.tried[len(t.tried)-1].Error)
+		if n := wire.Crashes(t.tried); n >= w.MaxAttempts {
+			err = fmt.Errorf("%d nodes died while they computed the task", n)
+		}
+		w.storeAside(t, w.failure(t, err))
+		return false
+	case w.leave(ctx, t):
+		w.handBack(t, retryDelay(len(t.tried)))
+		return false
+	case suspicious && !w.isolation.admit(t):
+		if w.tally.suspects(t.task.ModelDigest) {
+			w.table.exhausted(t.task.Job, false) // its other tasks would fare alike
+		}
+		w.handBack(t, retryDelay(t.attempt))
+		return false
+	}
 	if t.task.Train == "" {
 		t.batches = make(chan fetched, fetchAhead)
-		go w.library.stream(t.ctx, t.task, t.batches)
+		go w.library.stream(t.ctx, t.task, !suspicious, t.batches)
+	}
+	if suspicious {
+		t.token() // it takes no slot
+		w.isolation.compute(ctx, t)
+		return false
 	}
 	return true
 }
 
-// hasResult reports whether a task has a stored result. It asks again when the
-// reply doesn't come.
-func (w *worker) hasResult(ctx context.Context, t *wire.Task) (has bool, err error) {
+// lookUp finds out whether a task has a stored result, and what has been tried. It
+// asks again when the reply doesn't come.
+func (w *worker) lookUp(ctx context.Context, t *held) (has bool, err error) {
 	for range lookUps {
 		w.link.wait(ctx)
 		try, done := w.link.during(ctx)
 		try, cancel := context.WithTimeout(try, lookUpWait)
-		has, err = w.Broker.HasResult(try, t.Job, t.Task)
+		var group errgroup.Group
+		group.Go(func() (err error) {
+			t.tried, err = w.Broker.Attempts(try, t.task.Job, t.task.Task)
+			return err
+		})
+		has, err = w.Broker.HasResult(try, t.task.Job, t.task.Task)
+		if other := group.Wait(); err == nil && !has {
+			err = other
+		}
 		cancel()
 		done()
 		if err == nil || ctx.Err() != nil {
 			break
 		}
 	}
+	t.tried = append(t.tried, w.tally.kept(taskKey{t.task.Job, t.task.Task})...)
 	return has, err
 }
 

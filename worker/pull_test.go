@@ -206,7 +206,7 @@ func TestBatchesComeFromMemory(t *testing.T) {
 		loads int64 // of three passes over four batches
 	}{{4, 4}, {3, 12}, {0, 12}} {
 		before := cache.Stats()
-		l := newLibrary(cache, w.link, c.room*batchBytes(one))
+		l := newLibrary(cache, w.link, &Config{MemoryBytes: c.room * batchBytes(one), BatchTimeout: time.Minute})
 		for range 3 {
 			for n := 1; n <= 4; n++ {
 				b, err := l.batch(ctx, m, n)

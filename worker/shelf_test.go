@@ -84,7 +84,7 @@ func TestShelfSurvivesFailures(t *testing.T) {
 func TestPanicIsTheTasksFault(t *testing.T) {
 	var broken *library // everything about it panics
 	out := make(chan fetched, fetchAhead)
-	broken.stream(t.Context(), &wire.Task{}, out)
+	broken.stream(t.Context(), &wire.Task{}, true, out)
 	if f := <-out; !isFault(f.err) {
 		t.Errorf("prefetch: %v", f.err)
 	}

@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"idunno/broker/wire"
@@ -43,10 +45,16 @@ func (w *worker) slot(ctx context.Context) {
 func (w *worker) carry(t *held, sessions map[string]*models.Session) {
 	w.hand.begin(t)
 	result, err := w.carryOut(t, sessions)
+	t.started.Store(false) // what kills the worker from now on is not the task
+	w.done(t, result, err)
+}
+
+// done stores a task's result, or decides about its failure.
+func (w *worker) done(t *held, result []byte, err error) {
 	if err != nil {
 		result = w.failed(t, err)
 	} else {
-		w.tally.success(taskKey{t.task.Job, t.task.Task})
+		w.tally.success(t.task)
 	}
 	if result != nil {
 		w.storeAside(t, result)
@@ -67,7 +75,13 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
-	if p = r.Marshal(); len(p) > wire.MaxResult {
+	return encode(r)
+}
+
+// encode makes a result a message.
+func encode(r *wire.Result) ([]byte, error) {
+	p := r.Marshal()
+	if len(p) > wire.MaxResult {
 		return nil, fault{fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult)}
 	}
 	return p, nil
@@ -81,36 +95,110 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		r.Trained = trained
 		return r, err
 	}
-	session, err := w.session(t.ctx, t.task, sessions)
-	if err != nil {
+	if _, err := w.session(t.ctx, t.task, sessions); err != nil {
 		return nil, err
 	}
-	for n := t.task.From; n <= t.task.To; n++ {
+	rescues := func() {
 		if !t.rescued {
 			w.beside(sessions)
 		}
+	}
+	return r, w.batches(t, r, rescues, func(n int, f fetched) (*wire.BatchResult, error) {
+		session, err := w.session(t.ctx, t.task, sessions) // a rescued task may have taken it away
+		if err != nil {
+			return nil, err
+		}
+		b, left, err := w.inTime(t.ctx, func(ctx context.Context) (*wire.BatchResult, error) { return predict(ctx, session, n, f) })
+		if left {
+			delete(sessions, t.task.ModelDigest) // it is still in use
+		}
+		return b, err
+	})
+}
+
+// batches has a task's batches computed as they come, and calls between before each.
+func (w *worker) batches(t *held, r *wire.Result, between func(), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
+	for n := t.task.From; n <= t.task.To; n++ {
+		between()
 		var f fetched
 		select {
 		case f = <-t.batches:
 		case <-t.ctx.Done():
-			return nil, t.ctx.Err()
+			return t.ctx.Err()
 		}
 		if f.err != nil {
-			return nil, f.err
+			return f.err
 		}
-		b, err := predict(t.ctx, session, n, f)
+		b, err := compute(n, f)
 		if err != nil {
-			return nil, asFault(t.ctx, fmt.Errorf("batch %d: %w", n, err))
+			return asFault(t.ctx, fmt.Errorf("batch %d: %w", n, err))
 		}
 		w.status.add(t.task, b)
 		r.Batches = append(r.Batches, *b)
 	}
-	return r, nil
+	return nil
+}
+
+// inTime computes a batch, for as long as a batch may take. Left says that what
+// computes it doesn't stop, and was left behind.
+func (w *worker) inTime(ctx context.Context, compute func(context.Context) (*wire.BatchResult, error)) (b *wire.BatchResult, left bool, err error) {
+	within, cancel := context.WithTimeout(ctx, w.BatchTimeout)
+	defer cancel()
+	b, err = bounded(within, func() (*wire.BatchResult, error) { return compute(within) })
+	left = errors.Is(err, errLeftBehind)
+	if left {
+		w.Log.Error("a computation doesn't stop and was left behind: it keeps a core busy until it ends or the worker is restarted")
+	}
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		err = slow("compute", w.BatchTimeout)
+	}
+	return b, left, err
+}
+
+// leaveAfter is how long a computation may go on after it has been told to stop.
+// The engine looks between operators and within long ones.
+const leaveAfter = 2 * time.Second
+
+// errLeftBehind is returned for a computation that didn't stop.
+var errLeftBehind = errors.New("the computation doesn't stop")
+
+// bounded calls fn, and returns when fn does or, with [errLeftBehind], some time
+// after ctx has ended. Nothing can end fn then: it is left behind.
+func bounded[T any](ctx context.Context, fn func() (T, error)) (T, error) {
+	type outcome struct {
+		v   T
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if r := recover(); r != nil {
+				o.err = panicked("compute", fmt.Sprintf("%v\n%s", r, debug.Stack()))
+			}
+			done <- o
+		}()
+		o.v, o.err = fn()
+	}()
+	select {
+	case o := <-done:
+		return o.v, o.err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(leaveAfter)
+	defer late.Stop()
+	select {
+	case o := <-done:
+		return o.v, o.err
+	case <-late.C:
+		var none T
+		return none, errLeftBehind
+	}
 }
 
 func (w *worker) result(t *held) *wire.Result {
 	return &wire.Result{Schema: wire.Schema, Job: t.task.Job, Task: t.task.Task, From: t.task.From, To: t.task.To,
-		Node: w.Name, Attempt: t.attempt, Started: time.Now()}
+		Node: w.Name, Attempt: t.attempt, Started: time.Now(), Tried: t.tried[max(len(t.tried)-wire.MaxTried, 0):]}
 }
 
 // predict runs the model on a batch. The time is that of the prediction alone.
@@ -150,22 +238,55 @@ func (w *worker) failed(t *held, err error) []byte {
 		w.giveUp(t)
 	case !isFault(err):
 		w.infrastructure(t, err)
-	case w.tally.fault(taskKey{t.task.Job, t.task.Task}, t.attempt):
-		return w.failure(t, err)
 	default:
-		w.Log.Warn("task failed, handed back", "job", t.task.Job, "task", t.task.Task, "delivery", t.attempt, "error", err)
-		w.handBack(t, retryDelay(t.attempt))
+		return w.faulty(t, err)
 	}
 	return nil
 }
 
-// failure is the result of a task that failed for good: its error, so that the
-// job can end.
+// faulty notes a try of a task that failed by itself, and hands the task back or,
+// after the last try, returns its result.
+func (w *worker) faulty(t *held, err error) []byte {
+	k := taskKey{t.task.Job, t.task.Task}
+	cause := causeOf(err)
+	w.tally.fault(t.task.ModelDigest, cause)
+	a := wire.Attempt{Schema: wire.Schema, Cause: cause, Node: w.Name, Incarnation: w.started.UnixNano(), Delivery: t.attempt,
+		Isolated: t.apart, Time: time.Now(), Error: wire.Shorten(err.Error())}
+	t.tried = append(t.tried, a)
+	if w.final(t.tried) {
+		return w.failure(t, err)
+	}
+	if noted := w.note(t, &a); noted != nil {
+		w.Log.Warn("try not noted: it counts here only", "job", k.job, "task", k.task, "error", noted)
+		w.tally.keep(k, a)
+	}
+	delay := retryDelay(len(t.tried))
+	w.Log.Warn("task failed, handed back", "job", k.job, "task", k.task, "delivery", t.attempt, "cause", cause, "tries", len(t.tried), "delay", delay, "error", err)
+	w.handBack(t, delay)
+	return nil
+}
+
+// final reports whether a task has been tried often enough.
+func (w *worker) final(tried []wire.Attempt) bool {
+	return wire.Failures(tried) >= w.MaxAttempts || wire.Crashes(tried) >= w.MaxAttempts
+}
+
+// note stores a try.
+func (w *worker) note(t *held, a *wire.Attempt) error {
+	try, done := w.link.during(t.ctx)
+	defer done()
+	try, cancel := context.WithTimeout(try, tryWait)
+	defer cancel()
+	return w.Broker.StoreAttempt(try, t.task.Job, t.task.Task, a)
+}
+
+// failure is the result of a task that failed for good: its error and its tries,
+// so that the job can end.
 func (w *worker) failure(t *held, err error) []byte {
 	const most = 1000
-	text := err.Error()
+	text := strings.ToValidUTF8(err.Error(), "")
 	if len(text) > most {
-		text = text[:most] + "…"
+		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}
 	r := w.result(t)
 	r.Error = text

@@ -55,6 +55,17 @@ type Config struct {
 	CacheBytes int64
 	// MemoryBytes limits the batches kept in memory; default 256 MiB.
 	MemoryBytes int64
+	// BatchTimeout limits the time that a model may take for a batch; default 60 s.
+	BatchTimeout time.Duration
+	// TaskMemory limits the memory, in bytes, of a model's weights and, apart from
+	// them, of what is computed for a batch; default 1 GiB.
+	TaskMemory int64
+	// MaxAttempts is how often a task is tried that fails by itself; default 5, at
+	// most 60. All workers of a cluster should have the same.
+	MaxAttempts int
+	// Isolate starts a process that runs [Isolated], for tasks that may harm the one
+	// they are computed in. Without, every task is computed in this process.
+	Isolate Command
 	// Version of the program and Address of the machine, for the membership list.
 	Version, Address string
 	// Status is given a line a second while the worker is busy; may be nil. It is
@@ -67,10 +78,22 @@ type Config struct {
 const (
 	defaultCache  = 4 << 30
 	defaultMemory = 256 << 20
+	// DefaultBatchTimeout, DefaultTaskMemory and DefaultMaxAttempts are those of [Config].
+	DefaultBatchTimeout = time.Minute
+	DefaultTaskMemory   = 1 << 30
+	DefaultMaxAttempts  = 5
+	// mostAttempts leaves room for crashes in what is kept of a task.
+	mostAttempts = wire.MaxTried - 4
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
 )
+
+// Command is a program and its arguments, its name among them.
+type Command struct {
+	Path string
+	Args []string
+}
 
 // Run works until ctx ends, then drains: tasks being computed are finished
 // within a grace period, all others handed back. It returns nil after a drain.
@@ -105,6 +128,7 @@ func Run(ctx context.Context, cfg Config) error {
 		group.Go(func() error { w.slot(pulling); return nil })
 	}
 	err = group.Wait()
+	w.isolation.close()
 	w.storing.Wait()
 	stopBackground()
 	err = errors.Join(err, aside.Wait())
@@ -128,6 +152,18 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if cfg.MemoryBytes <= 0 {
 		cfg.MemoryBytes = defaultMemory
 	}
+	if cfg.BatchTimeout <= 0 {
+		cfg.BatchTimeout = DefaultBatchTimeout
+	}
+	if cfg.TaskMemory <= 0 {
+		cfg.TaskMemory = DefaultTaskMemory
+	}
+	if cfg.MaxAttempts == 0 {
+		cfg.MaxAttempts = DefaultMaxAttempts
+	}
+	if cfg.MaxAttempts < 1 || cfg.MaxAttempts > mostAttempts {
+		return nil, fmt.Errorf("%d attempts: choose 1 to %d", cfg.MaxAttempts, mostAttempts)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -144,9 +180,11 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 		return nil, fmt.Errorf("open the cache: %w", err)
 	}
 	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
-	return &worker{Config: cfg, files: files, library: newLibrary(cache, link, cfg.MemoryBytes), hand: newHand(), table: newTable(),
+	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(),
 		status: newStatus(), tally: newTally(), link: link, ready: make(chan *held, inHand), tokens: make(chan struct{}, inHand),
-		places: make(chan struct{}, inHand), rescues: make(chan struct{}, inHand), urgent: make(chan *held, inHand), started: time.Now()}, nil
+		places: make(chan struct{}, inHand), rescues: make(chan struct{}, inHand), urgent: make(chan *held, inHand), started: time.Now()}
+	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
+	return w, nil
 }
 
 // worker is a running worker.
@@ -159,6 +197,9 @@ type worker struct {
 	status  *status
 	tally   *tally
 	link    *link
+	// isolation computes what is suspicious, peers knows the other workers.
+	isolation *isolation
+	peers     peers
 	// ready passes tasks whose data is on its way to the slots.
 	ready chan *held
 	// tokens has one for each task that is to be computed or being computed: two

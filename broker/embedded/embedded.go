@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -20,6 +22,11 @@ var (
 	ErrNotReady = errors.New("the embedded NATS server did not become ready")
 	// ErrPort is returned when the server can't listen where it is told to.
 	ErrPort = errors.New("can't listen")
+	// ErrConfig is returned when the configuration contradicts itself.
+	ErrConfig = errors.New("the server can't be configured like this")
+	// ErrStoreKind is returned when a store belongs to a server of another name, or
+	// was made by a server alone and is opened by one of a cluster, or the reverse.
+	ErrStoreKind = errors.New("the store was made by another kind of server")
 )
 
 // Config says where the server listens and keeps its data.
@@ -34,6 +41,22 @@ type Config struct {
 	Store string
 	// Log shows the server's own log lines; default none.
 	Log bool
+	// Cluster is the name of the cluster of servers that this one belongs to; default
+	// none: the server is alone. Every server of a cluster has a Name of its own.
+	Cluster string
+	// ClusterPort is where the other servers of the cluster connect, at Host.
+	// Required in a cluster.
+	ClusterPort int
+	// Routes are the addresses, HOST:PORT or nats://HOST:PORT, of the cluster's
+	// servers; the server's own may be among them. They need not run yet.
+	Routes []string
+	// MaxStore bounds the bytes of all streams on this server's disk; default: three
+	// quarters of what is free at the start.
+	MaxStore int64
+	// SyncInterval, when it is not 0, is how often writes are synced to disk, instead
+	// of every one before it is acknowledged. What was acknowledged in between is
+	// lost with the machine's power: it is there to measure that.
+	SyncInterval time.Duration
 }
 
 // Server is a running nats-server.
@@ -47,7 +70,9 @@ type Server struct {
 const readyWait = 30 * time.Second
 
 // Start runs a server with JetStream that syncs every write to disk before it
-// acknowledges it, and returns once it accepts connections.
+// acknowledges it, and returns once it accepts connections. A server of a cluster
+// doesn't wait for the others: JetStream answers when most of them are there. It
+// returns [ErrPort], [ErrConfig], [ErrStoreKind] or [ErrNotReady].
 func Start(cfg Config) (*Server, error) {
 	if cfg.Store == "" {
 		return nil, errors.New("no store directory: give one with --store")
@@ -61,15 +86,18 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Host == "" {
 		cfg.Host = "127.0.0.1"
 	}
+	if err := cfg.checkCluster(); err != nil {
+		return nil, err
+	}
 	if err := checkPort(cfg.Host, cfg.Port); err != nil {
 		return nil, err
 	}
-	opts := &server.Options{
-		ServerName: cfg.Name, Host: cfg.Host, Port: cfg.Port,
-		JetStream: true, StoreDir: cfg.Store, SyncAlways: true,
-		JetStreamMaxMemory: -1, JetStreamMaxStore: -1,
-		PingInterval: time.Second, MaxPingsOut: 3,
-		NoLog: !cfg.Log, NoSigs: true, WriteDeadline: 10 * time.Second,
+	if err := claimStore(cfg); err != nil {
+		return nil, err
+	}
+	opts, err := cfg.options()
+	if err != nil {
+		return nil, err
 	}
 	password := withEvents(opts)
 	srv, err := server.NewServer(opts)
@@ -87,6 +115,51 @@ func Start(cfg Config) (*Server, error) {
 			ErrNotReady, readyWait, cfg.Host, cfg.Port, filepath.Clean(cfg.Store))
 	}
 	return &Server{srv: srv, store: cfg.Store, password: password}, nil
+}
+
+// options are those of the server.
+func (cfg Config) options() (*server.Options, error) {
+	opts := &server.Options{
+		ServerName: cfg.Name, Host: cfg.Host, Port: cfg.Port,
+		JetStream: true, StoreDir: cfg.Store, SyncAlways: cfg.SyncInterval == 0, SyncInterval: cfg.SyncInterval,
+		JetStreamMaxMemory: -1, JetStreamMaxStore: -1,
+		PingInterval: time.Second, MaxPingsOut: 3,
+		NoLog: !cfg.Log, NoSigs: true, WriteDeadline: 10 * time.Second,
+	}
+	if cfg.MaxStore > 0 {
+		opts.JetStreamMaxStore = cfg.MaxStore
+	}
+	if cfg.Cluster == "" {
+		return opts, nil
+	}
+	opts.Cluster = server.ClusterOpts{Name: cfg.Cluster, Host: cfg.Host, Port: cfg.ClusterPort,
+		PingInterval: time.Second, MaxPingsOut: 3, ConnectBackoff: false}
+	for _, route := range cfg.Routes {
+		if !strings.Contains(route, "://") {
+			route = "nats://" + route
+		}
+		u, err := url.Parse(route)
+		if err != nil || u.Host == "" || u.Port() == "" {
+			return nil, fmt.Errorf("%w: route %q: give HOST:PORT", ErrConfig, route)
+		}
+		opts.Routes = append(opts.Routes, u)
+	}
+	return opts, nil
+}
+
+// checkCluster fails for what the server would refuse less clearly, or take.
+func (cfg Config) checkCluster() error {
+	switch {
+	case cfg.Cluster == "" && (cfg.ClusterPort != 0 || len(cfg.Routes) > 0):
+		return fmt.Errorf("%w: routes and a port for them belong to a cluster: give its name with --cluster-name", ErrConfig)
+	case cfg.Cluster == "":
+		return nil
+	case cfg.ClusterPort < 1 || cfg.ClusterPort > 65535:
+		return fmt.Errorf("%w: the servers of a cluster need a fixed port for each other: give one with --cluster-port", ErrConfig)
+	case len(cfg.Routes) == 0:
+		return fmt.Errorf("%w: a cluster has several servers: name them with --routes HOST:PORT,HOST:PORT", ErrConfig)
+	}
+	return checkPort(cfg.Host, cfg.ClusterPort)
 }
 
 // checkPort fails at once when the port is taken: the server itself would only

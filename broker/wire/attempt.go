@@ -77,9 +77,14 @@ func (a *Attempt) check() error {
 }
 
 // Shorten cuts an error to what a try keeps.
-func Shorten(s string) string {
-	if len(s) > MaxTryError {
-		return strings.ToValidUTF8(s[:MaxTryError], "") + "…"
+func Shorten(s string) string { return cut(s, MaxTryError) }
+
+// maxReason is the most bytes of an error that a dead letter keeps.
+const maxReason = 1000
+
+func cut(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }
@@ -156,7 +161,7 @@ func NewDeadLetter(rec *JobRecord, t *Task, r *Result, reason string, at time.Ti
 	l := &DeadLetter{Schema: Schema, Job: rec.Job, Task: t.Task, Model: rec.Doc.Model, ModelVersion: rec.ModelVersion, ModelDigest: rec.ModelDigest,
 		Train: rec.Doc.Train, Data: rec.Doc.Data, DataVersion: rec.DataVersion, DataDigest: rec.DataDigest, From: t.From, To: t.To,
 		Attempts: len(r.Tried), Failures: Failures(r.Tried), Crashes: Crashes(r.Tried), Nodes: []string{},
-		Node: r.Node, Error: reason, Time: at, Tried: r.Tried}
+		Node: r.Node, Error: cut(reason, maxReason), Time: at, Tried: r.Tried}
 	for i := range r.Tried {
 		if name := r.Tried[i].Node; !slices.Contains(l.Nodes, name) {
 			l.Nodes = append(l.Nodes, name)
@@ -196,6 +201,28 @@ type DLQReply struct {
 	Letters []DeadLetter `json:"letters"`
 	Next    uint64       `json:"next,omitempty"`
 	Error   *Error       `json:"error,omitempty"`
+}
+
+// RetryRequest asks for a job that does failed tasks again: those named, or all
+// of the job's. See [JobDoc].
+type RetryRequest struct {
+	Job    uint64 `json:"job"`
+	Tasks  []int  `json:"tasks,omitempty"`
+	Newest bool   `json:"newest,omitempty"`
+}
+
+// Doc is the job document that the request stands for.
+func (r *RetryRequest) Doc() []byte {
+	return mustMarshal(JobDoc{Retry: r.Job, Tasks: r.Tasks, Newest: r.Newest})
+}
+
+// ParseRetryRequest decodes a request.
+func ParseRetryRequest(p []byte) (*RetryRequest, error) {
+	var r RetryRequest
+	if err := json.Unmarshal(p, &r); err != nil || len(p) > MaxJobDoc || r.Job == 0 {
+		return nil, &Error{Code: CodeBadRequest, Field: "job", Message: "request is not understood; allowed: {\"job\":12}, and \"tasks\":[1,7] and \"newest\":true"}
+	}
+	return &r, nil
 }
 
 // ParseDLQRequest decodes a request; an empty body means all letters.

@@ -43,6 +43,8 @@ type Rescue struct {
 	Schema int    `json:"v"`
 	Task   *Task  `json:"task"`
 	Reply  string `json:"reply"`
+	// Crashes is how many nodes have died while they computed the task.
+	Crashes int `json:"crashes,omitempty"`
 }
 
 // Marshal encodes the message.

@@ -143,6 +143,16 @@ func (r Ranges) Len() int {
 	return n
 }
 
+// Has reports whether n is among them.
+func (r Ranges) Has(n int) bool {
+	for _, t := range r {
+		if n >= t[0] && n <= t[1] {
+			return true
+		}
+	}
+	return false
+}
+
 // At is the n-th number, counted from 1; 0 when there are fewer.
 func (r Ranges) At(n int) int {
 	for _, t := range r {

@@ -40,12 +40,14 @@ type NodeStats struct {
 
 // JobStats are the statistics of a job.
 type JobStats struct {
-	Job    uint64 `json:"job"`
-	Model  string `json:"model"`
-	Data   string `json:"data"`
-	From   int    `json:"from"`
-	To     int    `json:"to"`
-	Train  string `json:"train,omitempty"`
+	Job   uint64 `json:"job"`
+	Model string `json:"model"`
+	Data  string `json:"data"`
+	From  int    `json:"from"`
+	To    int    `json:"to"`
+	Train string `json:"train,omitempty"`
+	// Retry is the job whose failed tasks this one does again.
+	Retry  uint64 `json:"retry,omitempty"`
 	State  State  `json:"state"`
 	Reason string `json:"reason,omitempty"`
 	// Total is the number of batches asked for; Stats.Batches those done.

@@ -26,7 +26,7 @@ var errBenchNotOK = errors.New("results were lost, doubled or differed: see coun
 // benchCommand is a thin shell over package bench.
 func (a *app) benchCommand() *cobra.Command {
 	return group("bench SCENARIO", "measure: ratios that hold on any machine, and this one's figures",
-		a.benchEngineCommand(), a.benchPipelineCommand())
+		a.benchEngineCommand(), a.benchPipelineCommand(), a.benchFailoverCommand())
 }
 
 func (a *app) benchEngineCommand() *cobra.Command {
@@ -103,6 +103,40 @@ the pipeline, durable results included. Nothing else should run meanwhile.`,
 	}
 	cmd.Flags().IntVar(&c.Pairs, "pairs", 15, "`N` pairs of jobs and a run of the engine, per model")
 	cmd.Flags().DurationVar(&c.Span, "span", 3*time.Second, "`TIME` that each half of a pair takes, about")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) benchFailoverCommand() *cobra.Command {
+	var asJSON bool
+	var c bench.FailoverConfig
+	cmd := &cobra.Command{
+		Use: "failover", Short: "how long work stands still when workers and coordinators die", Args: nargs(0),
+		Long: `Starts busy clusters of processes on this machine, kills workers, three workers at
+once and the leading coordinator with SIGKILL, freezes workers with SIGSTOP, at random
+moments, and measures the time until the work goes on. Nothing else should run
+meanwhile.`,
+		Example: "  idunno bench failover\n  idunno bench failover --kills 20 --kinds worker_kill_to_resumed --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.Kills < 1 {
+				return usage(cmd, "--kills %d: at least 1", c.Kills)
+			}
+			for _, kind := range c.Kinds {
+				if !slices.Contains(bench.FailoverKinds(), kind) {
+					return usage(cmd, "--kinds %q: choose from %s", kind, strings.Join(bench.FailoverKinds(), ", "))
+				}
+			}
+			var err error
+			if c.Program, err = os.Executable(); err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			c.Progress = a.benchProgress
+			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Failover(ctx, c) })
+		},
+	}
+	cmd.Flags().IntVar(&c.Kills, "kills", 100, "`N` faults of each kind")
+	cmd.Flags().StringSliceVar(&c.Kinds, "kinds", bench.FailoverKinds(), "`KINDS` of faults")
+	cmd.Flags().Uint64Var(&c.Seed, "seed", 1, "`SEED` of who is killed and when")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,9 +34,15 @@ The data is kept under --store, by default $XDG_DATA_HOME/idunno or
 ~/.local/share/idunno.
 
 The server keeps in memory what was written or read last, as much as fits into
---memory ($GOMEMLIMIT when that is set); it uses more when it can't do with less.`,
+--memory ($GOMEMLIMIT when that is set); it uses more when it can't do with less.
+
+Three servers, on three machines, make a cluster that survives the death of one:
+give each a --name and a --store of its own, the same --cluster-name, and in --routes
+the address and --cluster-port of all. Everything is then kept by each of them. A
+server starts without the others; the cluster works when two of them run.`,
 		Example: `  idunno broker
   idunno broker --host 0.0.0.0 --port 4222 --store /var/lib/idunno
+  idunno broker --host 10.0.0.1 --name a --cluster-name ida --cluster-port 6222 --routes 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222
   idunno broker --port -1 --store ./data --json      any free port; the URL on stdout`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -61,6 +68,9 @@ The server keeps in memory what was written or read last, as much as fits into
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one")
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
 	flags.StringVar(&cfg.Name, "name", "broker", "`NAME` of the server")
+	flags.StringVar(&cfg.Cluster, "cluster-name", "", "`NAME` of the cluster of servers that this one belongs to")
+	flags.IntVar(&cfg.ClusterPort, "cluster-port", 0, "`PORT` for the other servers of the cluster")
+	flags.StringSliceVar(&cfg.Routes, "routes", nil, "`HOST:PORT`[,...] of the cluster's servers, this one may be among them")
 	flags.StringVar(&memory, "memory", "512MiB", "`SIZE` of memory to aim at")
 	flags.BoolVar(&temporary, "temporary", false, "remove at the end what a cluster has put into the store")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
@@ -93,7 +103,7 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, opts brokerOpt
 		return err
 	}
 	defer srv.Stop()
-	member, err := joinBroker(ctx, cfg, srv)
+	member, err := a.joinBroker(ctx, cfg, srv)
 	if err != nil {
 		return err
 	}
@@ -133,33 +143,67 @@ func awaitLeaving(srv *embedded.Server) {
 
 // joinBroker creates the streams, so that submissions are kept from the first
 // moment on, makes the broker a member of the cluster, and has it tell of
-// connections that close. The returned function takes it off the list.
-func joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) (leave func(), err error) {
-	b, err := broker.Connect(ctx, broker.Config{Servers: srv.URL(), Name: cfg.Name})
+// connections that close. The returned function takes it off the list. A server of
+// several doesn't wait for the streams: that takes most of the others.
+func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded.Server) (leave func(), err error) {
+	b, err := broker.Connect(ctx, broker.Config{Servers: srv.URL(), Name: cfg.Name, Leaderless: cfg.Cluster != "", Replicas: a.replicas})
 	if err != nil {
 		return nil, err
 	}
-	if err := b.Ensure(ctx); err != nil {
-		b.Close()
-		return nil, err
+	ctx, cancel := context.WithCancel(ctx)
+	var aside sync.WaitGroup
+	if cfg.Cluster == "" {
+		if err := b.Ensure(ctx); err != nil {
+			cancel()
+			b.Close()
+			return nil, err
+		}
+	} else {
+		aside.Go(func() { a.ensureSoon(ctx, b) })
 	}
 	stopEvents, err := srv.Disconnects(func(c embedded.Closed) { broker.TellClosed(b, c.Server, c.Client) })
 	if err != nil {
+		cancel()
+		aside.Wait()
 		b.Close()
 		return nil, err
 	}
 	beat := wire.Heartbeat{Schema: wire.Schema, Node: cfg.Name, Role: wire.RoleBroker, Incarnation: time.Now().UnixNano(),
 		Version: version(), Address: localAddress(b), PID: os.Getpid(), Cores: runtime.NumCPU()}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat })
-	}()
+	aside.Go(func() { _ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat }) })
 	return func() {
 		stopEvents()
 		cancel()
-		<-done
+		aside.Wait()
 		b.Close()
 	}, nil
+}
+
+const (
+	// ensureGap is the pause between two tries to create the streams, ensureTell
+	// how often the reason for failing is told.
+	ensureGap  = 500 * time.Millisecond
+	ensureTell = 15 * time.Second
+)
+
+// ensureSoon creates the streams when there are servers enough for them.
+func (a *app) ensureSoon(ctx context.Context, b *broker.Broker) {
+	told := time.Now()
+	for {
+		within, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := b.Ensure(within)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if time.Since(told) > ensureTell {
+			a.talk("waiting for the other servers: %v", err)
+			told = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(ensureGap):
+		}
+	}
 }

@@ -19,6 +19,7 @@ type app struct {
 	getenv         func(string) string
 
 	server, creds, natsContext string
+	replicas                   int
 }
 
 // Main runs the program with args (without the program's name) and returns its
@@ -63,6 +64,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "`URL`[,URL...] of the cluster (default $NATS_URL, then the selected nats context, then nats://127.0.0.1:4222)")
+	flags.IntVar(&a.replicas, "replicas", 0, "`N` copies of everything that is stored (default 3 on a cluster of servers, 1 on a server alone)")
 	flags.StringVar(&a.creds, "creds", "", "NATS credentials `FILE` (default $NATS_CREDS)")
 	flags.StringVar(&a.natsContext, "context", "", "`NAME` of a context of the nats client")
 	root.AddGroup(

@@ -18,7 +18,7 @@ import (
 // brokerConfig resolves the global flags and the environment: what is said on the
 // command line wins over NATS_URL, that over the selected context.
 func (a *app) brokerConfig(name string) broker.Config {
-	cfg := broker.Config{Name: name, Servers: a.server, Creds: a.creds}
+	cfg := broker.Config{Name: name, Servers: a.server, Creds: a.creds, Replicas: a.replicas}
 	if cfg.Creds == "" {
 		cfg.Creds = a.getenv("NATS_CREDS")
 	}

@@ -18,7 +18,6 @@ import (
 
 func (a *app) upCommand() *cobra.Command {
 	var cfg cluster.Config
-	var servers int
 	var tied, asJSON, quiet bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run a local cluster that stays up", Args: nargs(0),
@@ -28,12 +27,16 @@ and stays until Ctrl-C, which stops them in order. No process survives this one.
 
 The cores are shared out to the workers, at least one each. The data is kept under
 --store, by default $XDG_DATA_HOME/idunno or ~/.local/share/idunno, and found there
-again the next time.`,
+again the next time.
+
+With --servers 3 there are three brokers, each with all of the data in a directory of
+its own; any one of them may die. A store made by one server can't be opened by
+three, nor the reverse.`,
 		Example: `  idunno up
   idunno up --workers 2 --coordinators 2 --port 4333 --store ./data
   idunno up --port -1 --json       any free port; the URL on stdout`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkUp(cmd, cfg, servers); err != nil {
+			if err := checkUp(cmd, cfg); err != nil {
 				return err
 			}
 			if !quiet {
@@ -45,10 +48,10 @@ again the next time.`,
 	flags := cmd.Flags()
 	flags.IntVar(&cfg.Workers, "workers", min(3, runtime.NumCPU()), "`N` worker processes")
 	flags.IntVar(&cfg.Coordinators, "coordinators", 1, "`N` coordinator processes; one leads, the others stand by")
-	flags.IntVar(&servers, "servers", 1, "`N` NATS servers; only 1 so far")
+	flags.IntVar(&cfg.Servers, "servers", 1, "`N` NATS servers, 1 or 3; three keep everything three times and survive the death of one")
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
 	flags.StringVar(&cfg.Host, "host", "127.0.0.1", "`ADDRESS` to listen on")
-	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one")
+	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one; three servers take the next two as well")
 	flags.BoolVarP(&quiet, "quiet", "q", false, "do not show what the processes say")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)
@@ -58,14 +61,14 @@ again the next time.`,
 // mostProcesses bounds what a slip of the finger can start.
 const mostProcesses = 256
 
-func checkUp(cmd *cobra.Command, cfg cluster.Config, servers int) error {
+func checkUp(cmd *cobra.Command, cfg cluster.Config) error {
 	switch {
 	case cfg.Workers < 1 || cfg.Workers > mostProcesses:
 		return usage(cmd, "--workers %d: choose 1 to %d", cfg.Workers, mostProcesses)
 	case cfg.Coordinators < 1 || cfg.Coordinators > mostProcesses:
 		return usage(cmd, "--coordinators %d: choose 1 to %d", cfg.Coordinators, mostProcesses)
-	case servers != 1:
-		return usage(cmd, "--servers %d: only 1 so far; for more, run your own NATS cluster and join it with --server", servers)
+	case cfg.Servers != 1 && cfg.Servers != 3:
+		return usage(cmd, "--servers %d: choose 1 or 3; for more, run `idunno broker` on machines of their own", cfg.Servers)
 	}
 	return nil
 }
@@ -108,8 +111,8 @@ func (a *app) up(ctx context.Context, cfg cluster.Config, asJSON bool) error {
 	return a.attend(ctx, local, cfg)
 }
 
-// attend stays until ctx ends, telling of processes that die. Without a broker
-// there is no cluster.
+// attend stays until ctx ends, telling of processes that die. Without most of its
+// brokers there is no cluster.
 func (a *app) attend(ctx context.Context, local *cluster.Local, cfg cluster.Config) error {
 	for {
 		select {
@@ -117,7 +120,14 @@ func (a *app) attend(ctx context.Context, local *cluster.Local, cfg cluster.Conf
 			a.talk("stopping workers, coordinators, broker")
 			return nil
 		case err := <-local.Died():
-			if local.PID(string(wire.RoleBroker)) == 0 {
+			brokers := local.Names(wire.RoleBroker)
+			running := 0
+			for _, name := range brokers {
+				if local.PID(name) != 0 {
+					running++
+				}
+			}
+			if 2*running <= len(brokers) {
 				return err
 			}
 			a.talk("%v; the others go on", err)

@@ -25,11 +25,17 @@ var (
 )
 
 const (
-	// askWait bounds one request; retryWait how long a request that nobody
-	// answers is repeated, long enough for a standby to take over.
+	// firstWait bounds the first try of a request, askWait the last ones: one that
+	// a coordinator took with it when it died is soon made again. retryWait is how
+	// long a request that nobody answers is repeated, long enough for a standby to
+	// take over.
+	firstWait = 250 * time.Millisecond
 	askWait   = 5 * time.Second
 	retryWait = 4 * time.Second
-	retryGap  = 100 * time.Millisecond
+	retryGap  = 20 * time.Millisecond
+	// electWait is how long a submission that can't be stored now is handed in again:
+	// servers that have lost one of them take up to nine seconds to elect a leader.
+	electWait = 15 * time.Second
 	pollEvery = 200 * time.Millisecond
 )
 
@@ -43,13 +49,15 @@ func New(b *broker.Broker) *Client { return &Client{b: b} }
 
 // ask sends a request and decodes the answer, again while nobody answers.
 func (c *Client) ask(ctx context.Context, subject string, body []byte, reply any) error {
-	return c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, reply)
+	return c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, firstWait, reply)
 }
 
-func (c *Client) askMsg(ctx context.Context, request *nats.Msg, reply any) error {
+// askMsg is ask; wait bounds the first try. A request that must not be made twice
+// while its first answer is on its way has [askWait].
+func (c *Client) askMsg(ctx context.Context, request *nats.Msg, wait time.Duration, reply any) error {
 	deadline := time.Now().Add(retryWait)
 	for {
-		within, cancel := context.WithTimeout(ctx, askWait)
+		within, cancel := context.WithTimeout(ctx, wait)
 		msg, err := c.b.NC.RequestMsgWithContext(within, request)
 		cancel()
 		if err == nil {
@@ -66,6 +74,9 @@ func (c *Client) askMsg(ctx context.Context, request *nats.Msg, reply any) error
 		}
 		if time.Now().After(deadline) {
 			return ErrNoCoordinator
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			wait = min(2*wait, askWait)
 		}
 		select {
 		case <-ctx.Done():
@@ -98,10 +109,26 @@ type Submitted struct {
 // Every try carries the same message id, so that a coordinator that answers too
 // late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
+	id, deadline := rand.Text(), time.Now().Add(electWait)
+	for {
+		submitted, err := c.submit(ctx, id, doc)
+		var refusal *wire.Error
+		again := errors.As(err, &refusal) && refusal.Code == wire.CodeUnavailable || errors.Is(err, jetstream.ErrNoStreamResponse)
+		if !again || time.Now().After(deadline) {
+			return submitted, err
+		}
+		select {
+		case <-ctx.Done():
+			return Submitted{}, context.Cause(ctx)
+		case <-time.After(retryGap):
+		}
+	}
+}
+
+func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, error) {
 	var reply wire.SubmitReply
-	id := rand.Text()
 	request := &nats.Msg{Subject: broker.SubjectSubmit, Data: doc, Header: nats.Header{jetstream.MsgIDHeader: []string{id}}}
-	err := c.askMsg(ctx, request, &reply)
+	err := c.askMsg(ctx, request, firstWait, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
 		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc, jetstream.WithMsgID(id))
 		if err != nil {
@@ -172,7 +199,11 @@ func (c *Client) Nodes(ctx context.Context) (*wire.NodesReply, error) {
 // with code job_ended.
 func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error) {
 	var reply wire.JobReply
-	if err := c.askJob(ctx, broker.SubjectCancel, wire.JobRequest{Job: job}, &reply); err != nil {
+	body, err := json.Marshal(wire.JobRequest{Job: job})
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	if err := c.askMsg(ctx, &nats.Msg{Subject: broker.SubjectCancel, Data: body}, askWait, &reply); err != nil {
 		return nil, err
 	}
 	if reply.Error != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -156,7 +157,13 @@ func (l *Local) Stop() {
 	}
 	stopAll(all, wire.RoleBroker)
 	if l.cfg.Temporary {
-		RemoveStore(l.cfg.Store) // should the broker have been killed
+		// Should a broker have been killed.
+		for i := range max(l.cfg.Servers, 1) {
+			if l.cfg.Servers > 1 {
+				RemoveStore(filepath.Join(l.cfg.Store, brokerName(i, l.cfg.Servers)))
+			}
+		}
+		RemoveStore(l.cfg.Store)
 	}
 }
 

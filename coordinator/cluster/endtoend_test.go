@@ -21,13 +21,15 @@ type endToEnd struct {
 	t     *testing.T
 	ctx   context.Context
 	store string
-	l     *cluster.Local
-	api   *client.Client
+	// servers is the number of brokers.
+	servers int
+	l       *cluster.Local
+	api     *client.Client
 }
 
 func (e *endToEnd) start() {
 	e.t.Helper()
-	l, err := cluster.Start(e.ctx, cluster.Config{Program: program(e.t), Store: e.store, Port: -1, Workers: 3, Coordinators: 2})
+	l, err := cluster.Start(e.ctx, cluster.Config{Program: program(e.t), Store: e.store, Port: -1, Servers: e.servers, Workers: 3, Coordinators: 2})
 	if err != nil {
 		e.t.Fatal(err)
 	}

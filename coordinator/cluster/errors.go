@@ -18,4 +18,6 @@ var (
 	ErrNoSignal = errors.New("this system doesn't have the signal")
 	// ErrStoreInUse is returned when another broker works on the same store.
 	ErrStoreInUse = errors.New("the store is in use")
+	// ErrStoreLayout is returned when a store was made with another number of servers.
+	ErrStoreLayout = errors.New("the store was made with another number of servers")
 )

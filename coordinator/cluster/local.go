@@ -39,8 +39,13 @@ type Config struct {
 	Temporary bool
 	// Host to listen on; default loopback.
 	Host string
-	// Port to listen on; 0 means 4222, -1 any free one.
+	// Port to listen on; 0 means 4222, -1 any free one. Several servers take this one
+	// and those behind it.
 	Port int
+	// Servers is the number of brokers, 1 or 3; default 1. Three, called broker-1 to
+	// broker-3, keep everything three times, each under a directory of its own in
+	// Store, and survive the death of one.
+	Servers int
 	// Coordinators and Workers are numbers of processes; default 1 and 3.
 	Coordinators, Workers int
 	// Cores are split over the workers' compute slots, at least one each;
@@ -94,7 +99,13 @@ func Start(ctx context.Context, cfg Config) (*Local, error) {
 	if cfg.Host == "" {
 		cfg.Host = "127.0.0.1"
 	}
-	l := &Local{cfg: cfg, died: make(chan error, 1+cfg.Coordinators+cfg.Workers)}
+	if cfg.Servers == 0 {
+		cfg.Servers = 1
+	}
+	if err := checkLayout(cfg.Store, cfg.Servers); err != nil {
+		return nil, err
+	}
+	l := &Local{cfg: cfg, died: make(chan error, cfg.Servers+cfg.Coordinators+cfg.Workers)}
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
 	if err := l.start(ctx); err != nil {
@@ -105,21 +116,7 @@ func Start(ctx context.Context, cfg Config) (*Local, error) {
 }
 
 func (l *Local) start(ctx context.Context) error {
-	args := []string{"--host", l.cfg.Host, "--port", strconv.Itoa(l.cfg.Port), "--store", l.cfg.Store, "--json"}
-	if l.cfg.Temporary {
-		args = append(args, "--temporary")
-	}
-	c, err := l.spawn(wire.RoleBroker, "broker", args)
-	if err != nil {
-		return err
-	}
-	if l.url, err = c.serves(ctx); err != nil {
-		return err
-	}
-	if l.broker, err = broker.Connect(ctx, broker.Config{Servers: l.url, Name: "cluster"}); err != nil {
-		return err
-	}
-	if err := l.broker.Ensure(ctx); err != nil {
+	if err := l.startBrokers(ctx); err != nil {
 		return err
 	}
 	names, err := l.spawnRoles()
@@ -256,7 +253,7 @@ func absent(ctx context.Context, api *client.Client, names []string) ([]string, 
 	}), nil
 }
 
-// URL is where clients connect.
+// URL is where clients connect: the URLs of all servers, separated by commas.
 func (l *Local) URL() string { return l.url }
 
 // Broker is the cluster's own connection; Stop closes it.

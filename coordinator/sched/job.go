@@ -25,11 +25,15 @@ type Job struct {
 	finished  int
 	failed    int
 	lastError string
-	trained   *wire.Trained
-	nodes     map[string]*nodeShare
-	window    window
-	first     time.Time
-	last      time.Time
+	// letters are the dead letters to store, in order; the first filing of them are
+	// being stored.
+	letters []*wire.DeadLetter
+	filing  int
+	trained *wire.Trained
+	nodes   map[string]*nodeShare
+	window  window
+	first   time.Time
+	last    time.Time
 	// Check is set for tasks that an earlier coordinator may have published.
 	check bool
 }
@@ -66,6 +70,7 @@ func (j *Job) Fold(r *wire.Result, at time.Time) bool {
 	if failure != "" {
 		j.failed += want.To - want.From + 1
 		j.lastError = failure
+		j.letters = append(j.letters, wire.NewDeadLetter(j.Rec, want, r, failure, at))
 		return true
 	}
 	if j.first.IsZero() || r.Started.Before(j.first) {
@@ -128,6 +133,29 @@ func (j *Job) Next(limit int) []*wire.Task {
 	return tasks
 }
 
+// Letters returns the next dead letters to store, at most limit, and none while
+// others are being stored.
+func (j *Job) Letters(limit int) []*wire.DeadLetter {
+	if j.filing > 0 {
+		return nil
+	}
+	j.filing = min(limit, len(j.letters))
+	return j.letters[:j.filing:j.filing]
+}
+
+// Filed says that what Letters returned has been stored, except left.
+func (j *Job) Filed(left []*wire.DeadLetter) {
+	j.letters = append(slices.Clone(left), j.letters[j.filing:]...)
+	j.filing = 0
+}
+
+// Unfiled returns all dead letters that are not known to be stored.
+func (j *Job) Unfiled() []*wire.DeadLetter { return j.letters }
+
+// AllFiled reports whether every dead letter is stored. A job must not end before:
+// nobody looks at the results of an ended one again.
+func (j *Job) AllFiled() bool { return len(j.letters) == 0 }
+
 // Again has tasks published once more: the queue lost them, or never got them.
 func (j *Job) Again(tasks ...int) {
 	j.again = append(j.again, tasks...)
@@ -137,6 +165,7 @@ func (j *Job) Again(tasks ...int) {
 // led meanwhile, and what it did is known from the results alone.
 func (j *Job) Resume() {
 	j.next, j.again, j.check = 1, nil, true
+	j.filing = 0 // who filed them can't tell any more
 }
 
 // Unfinished lists the published tasks without a result.
@@ -221,7 +250,7 @@ func (j *Job) Tallies() map[string]*Tally {
 // Describe is what a record tells of a job without any results.
 func Describe(rec *wire.JobRecord) *wire.JobStats {
 	return &wire.JobStats{Job: rec.Job, Model: rec.Doc.Model, Data: rec.Doc.Data, From: rec.Doc.From, To: rec.Doc.To,
-		Train: rec.Doc.Train, State: rec.State, Reason: rec.Reason, Total: rec.Batches(), Nodes: []wire.NodeStats{}}
+		Train: rec.Doc.Train, Retry: rec.Doc.Retry, State: rec.State, Reason: rec.Reason, Total: rec.Batches(), Nodes: []wire.NodeStats{}}
 }
 
 func overall(images int64, from, to time.Time) float64 {

@@ -48,8 +48,9 @@ type member struct {
 // Orphan is a task that a node held and can no longer look after.
 type Orphan struct {
 	wire.InFlight
-	// Node held it.
-	Node string
+	// Node held it, in the given incarnation.
+	Node        string
+	Incarnation int64
 	// Crashed says that the node died while it computed the task.
 	Crashed bool
 }
@@ -107,7 +108,7 @@ func (m *Members) reconnected(n *member, name, conn string) {
 func (n *member) orphans(held []wire.InFlight, died bool) []Orphan {
 	var list []Orphan
 	for _, t := range held {
-		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Crashed: died && t.Started})
+		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Incarnation: n.Incarnation, Crashed: died && t.Started})
 	}
 	return list
 }

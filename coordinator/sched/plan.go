@@ -51,7 +51,6 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		t.Train, t.Epochs, t.Seed = rec.Doc.Train, rec.Doc.Epochs, rec.Doc.Seed
 		return t
 	}
-	t.From = rec.Doc.From + (n-1)*rec.TaskSize
-	t.To = min(t.From+rec.TaskSize-1, rec.Doc.To)
+	t.From, t.To = rec.Span(n)
 	return t
 }

@@ -1,0 +1,351 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+	"idunno/coordinator/client"
+	"idunno/coordinator/cluster"
+	"idunno/objectstore"
+)
+
+// work is what a loaded cluster computes.
+type work struct {
+	model string
+	// set is the prefix of the names of its data sets, repeats how often a set has
+	// the batches of mnist.
+	set     string
+	repeats int
+	// fresh gives each job a data set of its own, of which the coordinator has no
+	// experience: a task is one batch then.
+	fresh bool
+}
+
+var (
+	// longTasks are tasks of 100 ms of work, hundreds of batches each.
+	longTasks = work{model: "mlp", set: "long", repeats: 300}
+	// shortTasks are tasks of one batch, so that results come all the time.
+	shortTasks = work{model: "cnn", set: "short", repeats: 60, fresh: true}
+)
+
+const (
+	// running is how many jobs a load keeps unfinished.
+	running = 2
+	// firstJob is the batches of the job that shows how long a batch takes.
+	firstJob = 50
+)
+
+// load keeps a cluster busy, and sees from outside what it does: what the workers
+// say that they compute, and the results.
+type load struct {
+	work
+	api   *client.Client
+	files *objectstore.Store
+	stop  func()
+
+	mu    sync.Mutex
+	nodes map[string]*wire.Heartbeat
+	// done are the results of the last moments.
+	done    map[taskOf]computed
+	recent  []computed
+	jobs    []submitted
+	changed chan struct{}
+	failed  error
+}
+
+type taskOf struct {
+	job  uint64
+	task int
+}
+
+// computed is where and when a task that has a result was computed and stored.
+type computed struct {
+	taskOf
+	node            string
+	started, stored time.Time
+}
+
+type submitted struct {
+	job  uint64
+	last int
+}
+
+// startLoad stores the data and begins to submit jobs, one after the other.
+func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error) {
+	files, err := cluster.OpenStore(ctx, local.Broker())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := cluster.Seed(ctx, files, nil); err != nil {
+		return nil, err
+	}
+	l := &load{work: w, api: client.New(local.Broker()), files: files, nodes: make(map[string]*wire.Heartbeat), done: make(map[taskOf]computed),
+		changed: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	stopBeats, err := local.Broker().Listen(broker.SubjectHeartbeats, func(m *broker.Message) { l.heard(m.Data) })
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	stopResults, err := local.Broker().FollowResults(ctx, 1, func(_ context.Context, m *broker.Stored) { l.stored(m) })
+	if err != nil {
+		cancel()
+		stopBeats()
+		return nil, err
+	}
+	group.Go(func() { l.submit(ctx) })
+	l.stop = func() {
+		cancel()
+		group.Wait()
+		stopResults()
+		stopBeats()
+	}
+	return l, nil
+}
+
+// submit keeps jobs in the cluster.
+func (l *load) submit(ctx context.Context) {
+	var unfinished []submitted
+	for n := 0; ctx.Err() == nil; n++ {
+		if n == 1 && !l.fresh { // the first one showed how long a batch takes
+			if _, err := l.api.Wait(ctx, unfinished[0].job, nil); err != nil && ctx.Err() == nil {
+				l.fail(err)
+				return
+			}
+			unfinished = nil
+		}
+		for len(unfinished) >= running && ctx.Err() == nil {
+			if _, err := l.api.Wait(ctx, unfinished[0].job, nil); err != nil && ctx.Err() == nil {
+				l.fail(err)
+				return
+			}
+			unfinished = unfinished[1:]
+		}
+		set := l.set
+		if l.fresh {
+			set += strconv.Itoa(n)
+		}
+		last, err := l.repeat(ctx, set)
+		if n == 0 && !l.fresh {
+			last = min(last, firstJob)
+		}
+		if err == nil {
+			var doc []byte
+			if doc, err = json.Marshal(wire.JobDoc{Model: l.model, Data: set, From: 1, To: last}); err == nil {
+				var s client.Submitted
+				if s, err = l.api.Submit(ctx, doc); err == nil {
+					unfinished = append(unfinished, submitted{s.Job, last})
+					l.mu.Lock()
+					l.jobs = append(l.jobs, submitted{s.Job, last})
+					l.mu.Unlock()
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			l.fail(err)
+			return
+		}
+	}
+}
+
+// repeat stores the data set of that name, which refers to the batches of mnist
+// again and again, and returns the number of its batches.
+func (l *load) repeat(ctx context.Context, name string) (batches int, err error) {
+	v, err := l.files.Resolve(ctx, wire.DataFolder+wire.DefaultData)
+	if err != nil {
+		return 0, err
+	}
+	m, err := cluster.Manifest(ctx, l.files, v.Digest)
+	if err != nil {
+		return 0, err
+	}
+	m.Name, m.Batches, m.Images = name, m.Batches*l.repeats, m.Images*l.repeats
+	m.Objects = slices.Repeat(m.Objects, l.repeats)
+	_, err = l.files.PutBundle(ctx, wire.DataFolder+name, m.Marshal())
+	return m.Batches, err
+}
+
+func (l *load) fail(err error) {
+	l.mu.Lock()
+	l.failed = fmt.Errorf("the load: %w", err)
+	l.mu.Unlock()
+	l.tell()
+}
+
+func (l *load) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (l *load) heard(p []byte) {
+	h, err := wire.ParseHeartbeat(p)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	l.nodes[h.Node] = h
+	l.mu.Unlock()
+	l.tell()
+}
+
+// remembered is how long results are kept.
+const remembered = 20 * time.Second
+
+func (l *load) stored(m *broker.Stored) {
+	if m == nil {
+		return
+	}
+	job, task, ok := broker.TaskOfResult(m.Subject)
+	if !ok {
+		return
+	}
+	r := wire.ReceiveResult(job, task, m.Data)
+	c := computed{taskOf{job, task}, r.Node, r.Started, m.At}
+	l.mu.Lock()
+	l.done[c.taskOf] = c
+	l.recent = append(l.recent, c)
+	for len(l.recent) > 0 && m.At.Sub(l.recent[0].stored) > remembered {
+		delete(l.done, l.recent[0].taskOf)
+		l.recent = l.recent[1:]
+	}
+	l.mu.Unlock()
+	l.tell()
+}
+
+// await waits until cond holds, which is asked under no lock.
+func (l *load) await(ctx context.Context, cond func() bool) error {
+	late := time.NewTimer(faultWait)
+	defer late.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		l.mu.Lock()
+		err := l.failed
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if cond() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late.C:
+			return fmt.Errorf("%w within %v", errNotResumed, faultWait)
+		case <-l.changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// busy waits until all the workers named compute.
+func (l *load) busy(ctx context.Context, workers []string) error {
+	before := make(map[string]int64)
+	l.mu.Lock()
+	for _, name := range workers {
+		if h := l.nodes[name]; h != nil {
+			before[name] = h.Batches
+		}
+	}
+	l.mu.Unlock()
+	return l.await(ctx, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, name := range workers {
+			// A worker that was started anew has computed less than the one before.
+			h := l.nodes[name]
+			if h == nil || h.Leaving || len(started(h)) == 0 || h.Batches == before[name] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// started are the tasks that a worker says that it computes.
+func started(h *wire.Heartbeat) []taskOf {
+	var tasks []taskOf
+	for _, t := range h.InFlight {
+		if t.Started {
+			tasks = append(tasks, taskOf{t.Job, t.Task})
+		}
+	}
+	return tasks
+}
+
+// resumed waits until every task that the victims were computing at the moment of
+// the fault has a result, and returns when the last of those that others computed
+// was begun; the zero time when the victims had ended them all.
+func (l *load) resumed(ctx context.Context, victims []string, at time.Time) (last time.Time, err error) {
+	var tasks []taskOf
+	l.mu.Lock()
+	for _, name := range victims {
+		tasks = append(tasks, started(l.nodes[name])...)
+	}
+	l.mu.Unlock()
+	err = l.await(ctx, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		last = time.Time{}
+		for _, t := range tasks {
+			c, ok := l.done[t]
+			if !ok {
+				return false
+			}
+			if !slices.Contains(victims, c.node) && c.started.After(at) && c.started.After(last) {
+				last = c.started
+			}
+		}
+		return true
+	})
+	return last, err
+}
+
+// gap is the longest time without a result between two moments.
+func (l *load) gap(from, to time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var longest time.Duration
+	before := from
+	for _, c := range l.recent {
+		if c.stored.Before(from) || c.stored.After(to) {
+			continue
+		}
+		longest = max(longest, c.stored.Sub(before))
+		before = c.stored
+	}
+	return max(longest, to.Sub(before))
+}
+
+// end stops the load, waits for its jobs and counts their results.
+func (l *load) end(ctx context.Context) (cluster.Outcome, error) {
+	l.stop()
+	var total cluster.Outcome
+	for _, s := range l.jobs {
+		stats, err := l.api.Wait(ctx, s.job, nil)
+		if err != nil {
+			return total, err
+		}
+		if stats.State != wire.StateDone {
+			return total, fmt.Errorf("job %d ended as %s: %s", s.job, stats.State, stats.Reason)
+		}
+		o, err := cluster.Collect(ctx, l.api, s.job, 1, s.last)
+		if err != nil {
+			return total, err
+		}
+		total.Missing += o.Missing
+		total.Duplicates += o.Duplicates
+	}
+	return total, nil
+}

@@ -1,0 +1,126 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// clusterReplicas is the number of copies of everything on a cluster of servers:
+// one server may die. Five would survive two, at the price of every write.
+const clusterReplicas = 3
+
+// replicas is the number of copies that streams shall have.
+func (b *Broker) replicas() int {
+	switch {
+	case b.cfg.Replicas > 0:
+		return b.cfg.Replicas
+	case b.Clustered():
+		return clusterReplicas
+	}
+	return 1
+}
+
+// Ensure creates every stream and bucket, and gives those that exist the copies
+// they shall have. It is safe to call from several processes and again at any
+// time. It returns [ErrTooFewServers] when there are fewer servers than copies.
+func (b *Broker) Ensure(ctx context.Context) error {
+	for _, cfg := range streams() {
+		if err := b.ensureStream(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	for _, cfg := range buckets() {
+		if _, err := b.JS.KeyValue(ctx, cfg.Bucket); err == nil {
+			continue
+		}
+		cfg.Replicas = b.replicas()
+		if _, err := b.JS.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
+			return b.notCreated("bucket "+cfg.Bucket, err)
+		}
+	}
+	if err := b.ensureObjects(ctx); err != nil {
+		return err
+	}
+	return b.addReplicas(ctx)
+}
+
+func (b *Broker) ensureObjects(ctx context.Context) error {
+	if _, err := b.JS.ObjectStore(ctx, bucketObjects); err == nil {
+		return nil
+	}
+	_, err := b.JS.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: bucketObjects, Description: "iDunno: SDFS contents by digest", Storage: jetstream.FileStorage, Replicas: b.replicas()})
+	if err != nil {
+		return b.notCreated("bucket "+bucketObjects, err)
+	}
+	return nil
+}
+
+func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	cfg.Replicas = b.replicas()
+	_, err := b.JS.CreateStream(ctx, cfg)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		err = b.updateStream(ctx, cfg)
+	}
+	if err != nil {
+		return b.notCreated("stream "+cfg.Name, err)
+	}
+	return nil
+}
+
+// updateStream brings an existing stream up to date. It never takes replicas
+// away: another process may have been told of more. Limits are not its business
+// either.
+func (b *Broker) updateStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	stream, err := b.JS.Stream(ctx, cfg.Name)
+	if err != nil {
+		return err
+	}
+	now := stream.CachedInfo().Config
+	cfg.Replicas = max(cfg.Replicas, now.Replicas)
+	cfg.MaxBytes = now.MaxBytes
+	_, err = b.JS.UpdateStream(ctx, cfg)
+	return err
+}
+
+// addReplicas gives buckets that were made with fewer copies as many as they
+// shall have: of a cluster that has grown, or of another program's making.
+func (b *Broker) addReplicas(ctx context.Context) error {
+	want := b.replicas()
+	if want == 1 {
+		return nil
+	}
+	for _, name := range streamNames() {
+		stream, err := b.JS.Stream(ctx, name)
+		if err != nil {
+			return fmt.Errorf("look up stream %s: %w", name, err)
+		}
+		cfg := stream.CachedInfo().Config
+		if cfg.Replicas >= want {
+			continue
+		}
+		cfg.Replicas = want
+		if _, err := b.JS.UpdateStream(ctx, cfg); err != nil {
+			return b.notCreated("stream "+name, err)
+		}
+	}
+	return nil
+}
+
+// notCreated says why a stream could not be made, and what to do.
+func (b *Broker) notCreated(what string, err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode {
+		case codeNoPeers:
+			return fmt.Errorf("create %s: %w for %d copies (%s): start the missing servers, or ask for fewer copies with --replicas",
+				what, ErrTooFewServers, b.replicas(), api.Description)
+		case codeNoReplicas:
+			return fmt.Errorf("create %s: %w: %d copies need a cluster of servers: ask for one with --replicas 1", what, ErrTooFewServers, b.replicas())
+		}
+	}
+	return fmt.Errorf("create %s: %w", what, err)
+}

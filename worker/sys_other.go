@@ -1,0 +1,9 @@
+//go:build !unix
+
+package worker
+
+import "syscall"
+
+func ownGroup() *syscall.SysProcAttr { return nil }
+
+func calm(int) {}
