@@ -54,13 +54,14 @@ var mayImport = map[string][]string{
 	"coordinator/lease":   {},
 	"coordinator/client":  {"broker", "broker/wire"},
 	"coordinator/cluster": {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
-	"coordinator/cli":     {"..."},
-	"bench":               {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
-	"bench/peers":         {"bench", "models/..."},
+	"coordinator/cluster/sim": {"broker", "broker/wire", "coordinator", "coordinator/cluster", "coordinator/sched", "worker"},
+	"coordinator/cli":         {"..."},
+	"bench":                   {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench/peers":             {"bench", "models/..."},
 }
 
 // forTests lists packages that only tests import.
-var forTests = []string{"broker/brokertest", "models/internal/onnxtest"}
+var forTests = []string{"broker/brokertest", "coordinator/cluster/sim", "models/internal/onnxtest"}
 
 // Tests may also use these, for a real server.
 var testsMayImport = []string{"bench", "coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}

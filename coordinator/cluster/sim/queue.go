@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"idunno/broker"
+	"idunno/broker/wire"
 )
 
 // tasks is the task stream of a server's life, under the world's lock.
@@ -72,6 +74,7 @@ func (c *Conn) CloseQueue(ctx context.Context, job uint64) error {
 				delete(t.waits, subject)
 			}
 		}
+		maps.DeleteFunc(c.w.tries, func(at place, _ []wire.Attempt) bool { return at.job == job })
 		c.w.logf("%s: queue of job %d closed", c.name, job)
 		return struct{}{}, nil
 	})

@@ -279,10 +279,10 @@ func (r *run) ask() {
 			if p, err = client.Request(ctx, broker.SubjectJob, "", fmt.Appendf(nil, `{"job":%d}`, s.job)); err == nil {
 				err = json.Unmarshal(p, &reply)
 			}
+			if err == nil && reply.Error != nil {
+				err, reply.Error = reply.Error, nil // a term that ends says so, and the next one answers
+			}
 			cancel()
-		}
-		if err == nil && reply.Error != nil {
-			err = reply.Error
 		}
 		if err != nil {
 			r.judge.blame("job %d: no answer from the service: %v", s.job, err)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -73,7 +74,7 @@ func (o objects) Chunk(ctx context.Context, id string, from uint64) (*jetstream.
 	d := time.Duration(o.c.rng.Int64N(int64(computing)))
 	o.c.w.mu.Unlock()
 	if !o.c.sleep(ctx, d) {
-		return nil, context.Cause(ctx)
+		return nil, cmp.Or(context.Cause(ctx), errGone)
 	}
 	return call(ctx, o.c, "object chunk", true, func() (*jetstream.RawStreamMsg, error) {
 		p, ok := o.c.w.store.chunks[id]

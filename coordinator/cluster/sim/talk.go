@@ -176,7 +176,7 @@ func (c *Conn) Request(ctx context.Context, subject, id string, data []byte) ([]
 // Serve answers requests.
 func (c *Conn) Serve(ctx context.Context, s broker.Service) (func(), error) {
 	if !c.sleep(ctx, c.delay()) {
-		return nil, fmt.Errorf("start the service: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("start the service: %w", cmp.Or(context.Cause(ctx), errGone))
 	}
 	var stops []func()
 	for _, e := range s.Endpoints {

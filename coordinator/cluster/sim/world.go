@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"idunno/broker"
+	"idunno/broker/wire"
 )
 
 // Weather says how badly the network behaves: chances from 0 to 1.
@@ -59,6 +60,9 @@ type World struct {
 	jobs, results []broker.Stored
 	submitted     map[string]uint64
 	stored        map[string]bool
+	tries         map[place][]wire.Attempt
+	crashes       map[string]bool
+	letters       []wire.DeadLetter
 	records       *table
 	leases        *table
 	// What doesn't.
@@ -83,7 +87,8 @@ type Step struct {
 // bubble that its users live in.
 func NewWorld(seed uint64, store *Store, leaseTTL time.Duration) *World {
 	w := &World{seed: seed, began: time.Now(), over: make(chan struct{}), changed: make(chan struct{}), up: true, server: 1,
-		conns: make(map[*Conn]struct{}), store: store, submitted: make(map[string]uint64), stored: make(map[string]bool)}
+		conns: make(map[*Conn]struct{}), store: store, submitted: make(map[string]uint64), stored: make(map[string]bool),
+		tries: make(map[place][]wire.Attempt), crashes: make(map[string]bool)}
 	w.records, w.leases = newTable("record", 0), newTable("lease", leaseTTL)
 	return w
 }
