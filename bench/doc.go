@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"idunno/bench/chaos"
 )
 
 // Schema is the version of [Document].
@@ -39,6 +41,8 @@ type Document struct {
 	Counts   Counts   `json:"counts"`
 	// OK is false when something was lost, doubled or differed.
 	OK bool `json:"ok"`
+	// Chaos is what a run of faults showed; only in that scenario.
+	Chaos *chaos.Verdict `json:"chaos,omitempty"`
 }
 
 // Machine says what the figures were taken on.

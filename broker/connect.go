@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -134,9 +135,12 @@ func dial(ctx context.Context, servers string, wait time.Duration, opts []nats.O
 	}
 }
 
+// retriable reports whether a server may be about to come. A connection that is
+// closed before the server has said a word is that of one that stops or starts, or of
+// a proxy in front of one.
 func retriable(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &op)
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF) || errors.As(err, &op)
 }
 
 // redact removes user names and passwords from URLs before they are shown.
@@ -185,6 +189,11 @@ func (cfg Config) options() ([]nats.Option, string, error) {
 	}
 	if servers == "" {
 		servers = DefaultURL
+	}
+	if strings.Contains(servers, ",") {
+		// Whoever names several servers has named those that can be reached from here;
+		// what they say of each other holds on their side of a proxy or translation.
+		opts = append(opts, nats.IgnoreDiscoveredServers())
 	}
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))

@@ -3,8 +3,10 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +80,50 @@ func TestConnectWaitsForAServer(t *testing.T) {
 	if !errors.Is(err, enough) {
 		t.Fatalf("%v, want the cause of the cancellation", err)
 	}
+}
+
+// A proxy whose server isn't there yet closes every connection.
+func TestConnectWaitsBehindAProxy(t *testing.T) {
+	url := brokertest.Start(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer l.Close()
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			node, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if i < 3 {
+				node.Close()
+				continue
+			}
+			server, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
+			if err != nil {
+				node.Close()
+				return
+			}
+			for _, way := range [][2]net.Conn{{node, server}, {server, node}} {
+				wg.Go(func() {
+					_, _ = io.Copy(way[0], way[1])
+					way[0].Close()
+				})
+			}
+		}
+	})
+	at := "nats://" + l.Addr().String()
+	if _, err := broker.Connect(testContext(t), broker.Config{Servers: at}); !errors.Is(err, broker.ErrUnreachable) {
+		t.Fatalf("without waiting: %v", err)
+	}
+	b, err := broker.Connect(testContext(t), broker.Config{Servers: at, Wait: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
 }
 
 func TestConnectToWrongAddress(t *testing.T) {

@@ -32,19 +32,47 @@ func (b *Broker) Ensure(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, cfg := range buckets() {
-		if _, err := b.JS.KeyValue(ctx, cfg.Bucket); err == nil {
-			continue
-		}
-		cfg.Replicas = b.replicas()
-		if _, err := b.JS.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
-			return b.notCreated("bucket "+cfg.Bucket, err)
-		}
+	if err := b.ensureBuckets(ctx); err != nil {
+		return err
 	}
 	if err := b.ensureObjects(ctx); err != nil {
 		return err
 	}
 	return b.addReplicas(ctx)
+}
+
+func (b *Broker) ensureBuckets(ctx context.Context) error {
+	for _, cfg := range buckets() {
+		if _, err := b.JS.KeyValue(ctx, cfg.Bucket); err == nil {
+			continue
+		}
+		err := b.withReplicas(cfg.Storage, func(n int) error {
+			cfg.Replicas = n
+			_, err := b.JS.CreateOrUpdateKeyValue(ctx, cfg)
+			return err
+		})
+		if err != nil {
+			return b.notCreated("bucket "+cfg.Bucket, err)
+		}
+	}
+	return nil
+}
+
+// withReplicas calls create with the number of copies that there shall be. What is
+// in memory is created with one copy where there are no servers for more: work goes
+// on, and Tend adds the others later. What is on disk waits for them.
+func (b *Broker) withReplicas(storage jetstream.StorageType, create func(replicas int) error) error {
+	n := b.replicas()
+	err := create(n)
+	if n > 1 && storage == jetstream.MemoryStorage && b.cfg.Replicas == 0 && tooFewServers(err) {
+		err = create(1)
+	}
+	return err
+}
+
+func tooFewServers(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == codeNoPeers
 }
 
 func (b *Broker) ensureObjects(ctx context.Context) error {
@@ -60,11 +88,14 @@ func (b *Broker) ensureObjects(ctx context.Context) error {
 }
 
 func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
-	cfg.Replicas = b.replicas()
-	_, err := b.JS.CreateStream(ctx, cfg)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		err = b.updateStream(ctx, cfg)
-	}
+	err := b.withReplicas(cfg.Storage, func(n int) error {
+		cfg.Replicas = n
+		_, err := b.JS.CreateStream(ctx, cfg)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			err = b.updateStream(ctx, cfg)
+		}
+		return err
+	})
 	if err != nil {
 		return b.notCreated("stream "+cfg.Name, err)
 	}
@@ -102,8 +133,15 @@ func (b *Broker) addReplicas(ctx context.Context) error {
 		if cfg.Replicas >= want {
 			continue
 		}
-		cfg.Replicas = want
-		if _, err := b.JS.UpdateStream(ctx, cfg); err != nil {
+		err = b.withReplicas(cfg.Storage, func(n int) error {
+			if n <= cfg.Replicas {
+				return nil
+			}
+			cfg.Replicas = n
+			_, err := b.JS.UpdateStream(ctx, cfg)
+			return err
+		})
+		if err != nil {
 			return b.notCreated("stream "+name, err)
 		}
 	}

@@ -13,6 +13,11 @@ const (
 	followPause = 100 * time.Millisecond
 	// readAhead is how many messages of a stream are under way to a reader.
 	readAhead = 256
+	// pullExpiry is how long a server may keep a reader's request, and pullBeat how
+	// often it says meanwhile that it still has it. After twice that the consumer is
+	// taken for lost: it was on a server that has died.
+	pullExpiry = 4 * time.Second
+	pullBeat   = time.Second
 	// forgetReader is how long a server keeps the consumer of a reader that has gone.
 	forgetReader = time.Minute
 )
@@ -81,7 +86,7 @@ func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) e
 		return err
 	}
 	r.caughtUp(ctx, info.NumPending)
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullBeat))
 	if err != nil {
 		return err
 	}

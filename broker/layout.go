@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,8 +15,10 @@ import (
 
 // A stream's leader is the server that answers for it. When it dies the others
 // elect a new one, which takes them 4 to 9 seconds, and until then nobody can use
-// the stream. So leaders are spread over the servers: the death of one stops a
-// part, and work that is under way needs no other.
+// the stream. A running job needs two streams all the time: that of its tasks, with
+// the job's queue, and that of the results. Those are led by one server, so that
+// the death of any other stalls no job. The lease is led by another one, so that
+// not everything goes at once, and the rest is spread evenly.
 
 // Layout tells where the streams of everything are kept.
 type Layout []Placed
@@ -70,8 +74,8 @@ func (l Layout) Whole(copies int) bool {
 // move is a change of a stream's leader.
 type move struct{ stream, from, to string }
 
-// moves are the changes that spread the leaders evenly. Only a stream whose copies
-// are all up to date moves, so that spreading never makes anything worse.
+// moves are the changes of leaders that make the layout what it should be. Only a
+// stream whose copies are all up to date moves, so that it never gets worse.
 func (l Layout) moves() []move {
 	leads := make(map[string]int)
 	for _, p := range l {
@@ -82,18 +86,35 @@ func (l Layout) moves() []move {
 	}
 	delete(leads, "")
 	servers := slices.Sorted(maps.Keys(leads))
+	hot := l.leader(streamResults)
 	var out []move
-	for _, p := range l {
-		if p.Leader == "" || len(p.Behind) > 0 {
+	// Those that must move come first; the others make up for it.
+	for _, p := range slices.SortedStableFunc(slices.Values(l), func(a, b Placed) int { return rank(a.Stream) - rank(b.Stream) }) {
+		if p.Leader == "" || len(p.Behind) > 0 || len(p.Current) == 0 {
 			continue
 		}
-		to := p.Leader
+		to, least := "", leads[p.Leader]-1 // a move to one with as many after it is none
 		for _, name := range servers {
-			if slices.Contains(p.Current, name) && leads[name] < leads[to] {
-				to = name
+			if slices.Contains(p.Current, name) && leads[name] < least {
+				to, least = name, leads[name]
 			}
 		}
-		if leads[p.Leader]-leads[to] < 2 {
+		switch p.Stream {
+		case streamResults:
+			continue
+		case streamTasks:
+			if to = ""; hot != p.Leader && slices.Contains(p.Current, hot) {
+				to = hot
+			}
+		case streamLease:
+			if to == "" && hot == p.Leader {
+				to = slices.MinFunc(p.Current, func(a, b string) int { return cmp.Or(leads[a]-leads[b], strings.Compare(a, b)) })
+			}
+			if to == hot {
+				to = ""
+			}
+		}
+		if to == "" {
 			continue
 		}
 		leads[p.Leader]--
@@ -103,50 +124,88 @@ func (l Layout) moves() []move {
 	return out
 }
 
+func rank(stream string) int {
+	switch stream {
+	case streamResults, streamTasks:
+		return 0
+	case streamLease:
+		return 1
+	}
+	return 2
+}
+
+func (l Layout) leader(stream string) string {
+	for _, p := range l {
+		if p.Stream == stream {
+			return p.Leader
+		}
+	}
+	return ""
+}
+
 // stepDownWait bounds the wait for a leader to hand over.
 const stepDownWait = 5 * time.Second
 
-// Spread moves stream leaders so that every server has about as many, and returns
-// how many it moved. A stream is handed over within milliseconds.
-func (b *Broker) Spread(ctx context.Context) (moved int, err error) {
-	layout, err := b.Layout(ctx)
-	if err != nil {
-		return 0, err
-	}
+// spread moves leaders as [Layout.moves] says, and the leaders of the jobs' queues
+// to where the tasks are. It returns how many it moved. A stream is handed over
+// within milliseconds.
+func (b *Broker) spread(ctx context.Context, layout Layout) (moved int, err error) {
 	for _, m := range layout.moves() {
-		if err := b.stepDown(ctx, m); err != nil {
-			return moved, err
+		if err := b.stepDown(ctx, apiStepDown+m.stream, m.to); err != nil {
+			return moved, fmt.Errorf("have server %s lead stream %s: %w", m.to, m.stream, err)
 		}
 		moved++
 	}
-	return moved, nil
+	if moved > 0 {
+		return moved, nil // the queues follow the next time
+	}
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", streamTasks, err)
+	}
+	home := layout.leader(streamTasks)
+	queues := stream.ListConsumers(ctx)
+	for info := range queues.Info() {
+		c := info.Cluster
+		if home == "" || c == nil || c.Leader == "" || c.Leader == home {
+			continue
+		}
+		if !slices.ContainsFunc(c.Replicas, func(r *jetstream.PeerInfo) bool { return r.Name == home && r.Current && !r.Offline }) {
+			continue
+		}
+		if err := b.stepDown(ctx, apiStepDownQueue+streamTasks+"."+info.Name, home); err != nil {
+			return moved, fmt.Errorf("have server %s lead queue %s: %w", home, info.Name, err)
+		}
+		moved++
+	}
+	return moved, queues.Err()
 }
 
-// stepDown has a stream's leader hand over to another server.
-func (b *Broker) stepDown(ctx context.Context, m move) error {
+// stepDown has the leader behind an API subject hand over to another server.
+func (b *Broker) stepDown(ctx context.Context, subject, to string) error {
 	type placement struct {
 		Preferred string `json:"preferred"`
 	}
 	request, err := json.Marshal(struct {
 		Placement placement `json:"placement"`
-	}{placement{m.to}})
+	}{placement{to}})
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepDownWait)
 	defer cancel()
-	reply, err := b.NC.RequestWithContext(ctx, apiStepDown+m.stream, request)
+	reply, err := b.NC.RequestWithContext(ctx, subject, request)
 	if err != nil {
-		return fmt.Errorf("move stream %s to server %s: %w", m.stream, m.to, err)
+		return err
 	}
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return fmt.Errorf("move stream %s to server %s: %w", m.stream, m.to, err)
+		return err
 	}
 	if answer.Error != nil {
-		return fmt.Errorf("move stream %s to server %s: %w", m.stream, m.to, answer.Error)
+		return answer.Error
 	}
 	return nil
 }

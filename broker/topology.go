@@ -28,8 +28,14 @@ const (
 	streamObjects = "OBJ_" + bucketObjects
 	prefixChunks  = "$O." + bucketObjects + ".C."
 	bucketLease   = "idunno_lease"
-	// apiStepDown is where a stream's leader is asked to hand over.
-	apiStepDown = "$JS.API.STREAM.LEADER.STEPDOWN."
+	// The client keeps a key-value bucket in a stream named after it.
+	streamLease = "KV_" + bucketLease
+	streamState = "KV_" + bucketState
+	streamFiles = "KV_" + bucketFiles
+	// apiStepDown is where a stream's leader is asked to hand over, apiStepDownQueue
+	// where a queue's is.
+	apiStepDown      = "$JS.API.STREAM.LEADER.STEPDOWN."
+	apiStepDownQueue = "$JS.API.CONSUMER.LEADER.STEPDOWN."
 )
 
 // Subjects that users may address with any NATS client.
@@ -179,6 +185,7 @@ type Broker struct {
 	results atomic.Pointer[jetstream.Stream]
 	tries   atomic.Pointer[jetstream.Stream]
 	dead    atomic.Pointer[jetstream.Stream]
+	lost    lost
 }
 
 // streams are the configurations of the streams that are no buckets.
@@ -217,7 +224,7 @@ func buckets() []jetstream.KeyValueConfig {
 // them by the client library.
 func streamNames() []string {
 	return []string{streamResults, streamTasks, streamJobs, streamTries, streamDead,
-		"KV_" + bucketState, "KV_" + bucketLease, "KV_" + bucketFiles, streamObjects}
+		streamState, streamLease, streamFiles, streamObjects}
 }
 
 // State opens the bucket of job records.

@@ -17,6 +17,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -127,11 +128,14 @@ func (c *coordinator) heartbeat() wire.Heartbeat {
 		Version: c.Version, Address: c.Address, PID: os.Getpid(), Cores: runtime.NumCPU(), Leader: c.leading.Load()}
 }
 
+// prepareWait bounds one attempt to create what is missing.
+const prepareWait = 5 * time.Second
+
 // prepare creates again what a restarted server has forgotten.
 func (c *coordinator) prepare(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, broker.LeaseTTL)
+	ctx, cancel := context.WithTimeout(ctx, prepareWait)
 	defer cancel()
-	return c.Broker.Ensure(ctx)
+	return errors.Join(c.revive(ctx), c.Broker.Ensure(ctx))
 }
 
 func (c *coordinator) setLeading(v bool) {

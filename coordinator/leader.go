@@ -65,6 +65,8 @@ type leader struct {
 	table   uint64
 	dirty   bool
 	closing map[uint64]bool
+	// stuck counts how often in a row an active job was found waiting for nobody.
+	stuck map[uint64]int
 }
 
 // lead is one term: take over, then serve until ctx ends.
@@ -75,7 +77,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	c.standby.stop()
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool)}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int)}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -127,6 +129,7 @@ func (l *leader) serve(ctx context.Context) error {
 	defer aside.Wait()
 	defer cancel()
 	aside.Go(func() { l.sweep(ctx) })
+	aside.Go(func() { l.tend(ctx) })
 	return l.loop(ctx)
 }
 
@@ -219,6 +222,7 @@ func (l *leader) takeOver(ctx context.Context) error {
 	}
 	// The bucket of the lease counts from 1 again when somebody has deleted it.
 	l.epoch = max(l.epoch, l.ledger.epoch+1)
+	l.ledger.epoch = l.epoch // what this term writes it doesn't read again
 	l.active, l.queued = l.unfinished()
 	plans := make(map[uint64]*wire.JobRecord, len(l.active))
 	for _, job := range l.active {

@@ -82,6 +82,9 @@ func (l *leader) watch(ctx context.Context, now time.Time) error {
 		}
 		depth, err := l.Broker.QueueDepth(ctx, job)
 		if err == nil && depth >= j.Outstanding() {
+			if err := l.unstick(ctx, job); err != nil {
+				return err
+			}
 			continue
 		}
 		l.Log.Warn("task queue lost tasks: filling it again", "job", job, "queued", depth, "expected", j.Outstanding(), "error", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"idunno/broker"
@@ -71,8 +72,17 @@ func (t *table) watch(ctx context.Context, b broker.Core, changed func(active ma
 	if err != nil {
 		return err
 	}
+	ctx, stop := context.WithCancel(ctx)
+	var seen atomic.Uint64
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	defer stop()
+	looking.Go(func() { lookAfter(ctx, records, &seen, stop) })
 	return records.Watch(ctx, broker.KeyActive, func(e *broker.Entry) bool {
 		var active wire.ActiveJobs
+		if e != nil {
+			seen.Store(e.Revision)
+		}
 		if e == nil || json.Unmarshal(e.Value, &active) != nil {
 			return true
 		}
@@ -80,6 +90,37 @@ func (t *table) watch(ctx context.Context, b broker.Core, changed func(active ma
 		t.stir()
 		return true
 	})
+}
+
+// tableLook is how often a worker makes sure that its watch of the table is alive.
+const tableLook = 2 * time.Second
+
+// lookAfter ends a watch that has missed a change of the table: the server that
+// kept it has died while the connection is to another one, which goes unnoticed for
+// many seconds.
+func lookAfter(ctx context.Context, records broker.Bucket, seen *atomic.Uint64, stop func()) {
+	tick := time.NewTicker(tableLook)
+	defer tick.Stop()
+	var missed uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		within, cancel := context.WithTimeout(ctx, lookUpWait)
+		e, err := records.Get(within, broker.KeyActive)
+		cancel()
+		switch {
+		case err != nil || e.Revision <= seen.Load():
+			missed = 0
+		case missed != 0:
+			stop()
+			return
+		default:
+			missed = e.Revision // it may be on its way
+		}
+	}
 }
 
 // update replaces the list and returns the active jobs as a set.

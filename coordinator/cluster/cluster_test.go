@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,8 +208,8 @@ func TestADeathIsTold(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("nobody told that the worker died")
 	}
-	if l.PID("worker-1") != 0 || l.PID("broker") == 0 {
-		t.Fatalf("running: worker %d, broker %d", l.PID("worker-1"), l.PID("broker"))
+	if crashed := l.Crashed(); l.PID("worker-1") != 0 || l.PID("broker") == 0 || !slices.Equal(crashed, []string{"worker-1"}) {
+		t.Fatalf("running: worker %d, broker %d; crashed: %v", l.PID("worker-1"), l.PID("broker"), crashed)
 	}
 }
 

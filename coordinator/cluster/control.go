@@ -41,6 +41,19 @@ func (l *Local) PID(name string) int {
 	return 0
 }
 
+// Crashed are the names of the processes that ended without having been asked to.
+func (l *Local) Crashed() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var names []string
+	for _, c := range l.children {
+		if !c.runs() && !c.asked() {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
 // Kill ends a process with SIGKILL, as a crash would, and returns the time just
 // before. It returns [ErrNoSuchChild] when no process of that name is running.
 func (l *Local) Kill(name string) (time.Time, error) {

@@ -41,6 +41,7 @@ type Conn struct {
 	subs      map[*sub]struct{}
 	watchers  map[chan bool]struct{}
 	joining   bool
+	trouble   time.Time // when it last was frozen, cut off or without a connection
 }
 
 var _ broker.Core = (*Conn)(nil)
@@ -110,7 +111,7 @@ func (c *Conn) Thaw() {
 	defer c.w.mu.Unlock()
 	if c.frozen != nil {
 		close(c.frozen)
-		c.frozen, c.thaw = nil, time.Now()
+		c.frozen, c.thaw, c.trouble = nil, time.Now(), time.Now()
 	}
 }
 
@@ -120,6 +121,7 @@ func (c *Conn) Cut(cut bool) {
 	defer c.w.mu.Unlock()
 	c.cut = cut
 	if !cut {
+		c.trouble = time.Now()
 		c.w.touch()
 		return
 	}
@@ -138,6 +140,17 @@ func (c *Conn) Cut(cut bool) {
 	}()
 }
 
+// Well is how long a living process has been running with its network, by name; 0
+// when it isn't. It is for Observe.
+func (w *World) Well(name string) time.Duration {
+	for c := range w.conns {
+		if c.name == name && c.connected && !c.cut && c.frozen == nil {
+			return time.Since(c.trouble)
+		}
+	}
+	return 0
+}
+
 // disconnect breaks the connection, under the lock.
 func (c *Conn) disconnect() {
 	if !c.connected {
@@ -150,7 +163,7 @@ func (c *Conn) disconnect() {
 			go s.deliver(news)
 		}
 	}
-	c.connected, c.server = false, ""
+	c.connected, c.server, c.trouble = false, "", time.Now()
 	close(c.life)
 	c.tell(false)
 	c.rejoin()
@@ -159,6 +172,7 @@ func (c *Conn) disconnect() {
 // connect makes it again, under the lock.
 func (c *Conn) connect() {
 	c.w.clients++
+	c.trouble = time.Now()
 	c.connected, c.server, c.client, c.life = true, fmt.Sprintf("S%d", c.w.server), c.w.clients, make(chan struct{})
 	c.tell(true)
 	c.w.touch()
@@ -426,10 +440,10 @@ func (c *Conn) Files(context.Context) (broker.Objects, jetstream.KeyValue, error
 }
 
 // Records opens the bucket of job records.
-func (c *Conn) Records(context.Context) (broker.Bucket, error) { return bucket{c, c.w.records}, nil }
+func (c *Conn) Records(context.Context) (broker.Bucket, error) { return bucket{c, &c.w.records}, nil }
 
 // Leases opens the bucket of the lease.
-func (c *Conn) Leases(context.Context) (broker.Bucket, error) { return bucket{c, c.w.leases}, nil }
+func (c *Conn) Leases(context.Context) (broker.Bucket, error) { return bucket{c, &c.w.leases}, nil }
 
 // Connected reports whether there is a connection.
 func (c *Conn) Connected() bool {

@@ -26,6 +26,7 @@ type judge struct {
 	newest uint64
 	of     map[string]uint64
 	held   map[string]time.Time
+	holder string
 	ended  map[string]bool
 	steps  map[string]int
 }
@@ -51,7 +52,7 @@ func (j *judge) step(s sim.Step) {
 	switch s.Kind {
 	case "lease":
 		if !s.Refused {
-			j.held[s.Conn] = time.Now()
+			j.lease(s)
 		}
 	case "record":
 		if !s.Refused && strings.HasPrefix(s.Key, "job.") {
@@ -70,6 +71,21 @@ func (j *judge) step(s sim.Step) {
 		}
 	}
 }
+
+// lease checks that nobody takes the lease from one who holds it and is well.
+func (j *judge) lease(s sim.Step) {
+	if s.Data == nil {
+		j.holder = ""
+		return
+	}
+	if j.holder != "" && j.holder != s.Conn && time.Since(j.held[j.holder]) < broker.LeaseTTL && j.w.Well(j.holder) > broker.LeaseTTL {
+		j.blame("%s took the lease that %s had renewed %v before", s.Conn, j.holder, time.Since(j.held[j.holder]))
+	}
+	j.holder, j.held[s.Conn] = s.Conn, time.Now()
+}
+
+// forgotten is told when the lease's bucket is lost.
+func (j *judge) forgotten() { j.holder = "" }
 
 // begins is told when a coordinator begins to write a record.
 func (j *judge) begins(conn, key string) {

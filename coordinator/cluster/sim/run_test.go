@@ -50,7 +50,7 @@ type node struct {
 
 const (
 	// patience is how long a healed cluster may take to finish its jobs.
-	patience = 90 * time.Second
+	patience = 40 * time.Second
 	// leftovers is how long what a process began may outlive it: it waits for an
 	// answer that doesn't come.
 	leftovers = 10 * time.Second
@@ -125,6 +125,7 @@ func (r *run) boot(n *node) {
 	name := fmt.Sprintf("%s#%d", n.name, n.lives)
 	conn.Begin = func(key string, _ []byte) { r.judge.begins(name, key) }
 	r.ends.Go(func() {
+		defer conn.Kill() // what a process leaves open, its end closes
 		var err error
 		for ctx.Err() == nil {
 			if n.worker {
@@ -216,6 +217,11 @@ func (r *run) fault(end time.Time) {
 	if kind == "restart" {
 		r.faults[kind]++
 		r.w.Stop()
+		if r.rng.IntN(8) == 0 {
+			r.faults["forget"]++
+			r.w.ForgetLease()
+			r.judge.forgotten()
+		}
 		time.Sleep(min(lasts/3, time.Until(end)))
 		r.w.Start()
 		return

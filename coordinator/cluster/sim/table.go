@@ -53,23 +53,30 @@ func (t *table) put(key string, value []byte) uint64 {
 
 // bucket is a connection's view of a table.
 type bucket struct {
-	c *Conn
-	t *table
+	c  *Conn
+	at **table
+}
+
+func (b bucket) kind() string {
+	b.c.w.mu.Lock()
+	defer b.c.w.mu.Unlock()
+	return (*b.at).kind
 }
 
 func (b bucket) write(ctx context.Context, verb, key string, value []byte, accept func(*tableEntry) error) (uint64, error) {
-	b.c.begin(b.t.kind, key, value)
-	return call(ctx, b.c, verb+" "+b.t.kind, true, func() (uint64, error) {
-		err := accept(b.t.get(key))
-		b.c.w.observe(Step{Kind: b.t.kind, Conn: b.c.name, Key: key, Data: value, Revision: b.t.revision + 1, Refused: err != nil})
+	b.c.begin(b.kind(), key, value)
+	return call(ctx, b.c, verb+" "+b.kind(), true, func() (uint64, error) {
+		t := *b.at
+		err := accept(t.get(key))
+		b.c.w.observe(Step{Kind: t.kind, Conn: b.c.name, Key: key, Data: value, Refused: err != nil})
 		if err != nil {
-			if b.t.kind == "record" || verb == "update" { // standbys ask for the lease all the time
+			if t.kind == "record" || verb == "update" { // standbys ask for the lease all the time
 				b.c.w.logf("%s: %s %s refused: %v", b.c.name, verb, key, err)
 			}
 			return 0, err
 		}
-		rev := b.t.put(key, value)
-		if b.t.kind == "record" {
+		rev := t.put(key, value)
+		if t.kind == "record" {
 			b.c.w.logf("%s: %s %s at revision %d: %.160s", b.c.name, verb, key, rev, value)
 		} else if verb == "create" {
 			b.c.w.logf("%s: took the lease at revision %d", b.c.name, rev)
@@ -104,13 +111,15 @@ func revisionMismatch() error {
 }
 
 func (b bucket) Delete(ctx context.Context, key string, revision uint64) error {
-	_, err := call(ctx, b.c, "delete "+b.t.kind, true, func() (struct{}, error) {
-		e := b.t.get(key)
+	_, err := call(ctx, b.c, "delete "+b.kind(), true, func() (struct{}, error) {
+		t := *b.at
+		e := t.get(key)
 		if e == nil || e.Revision != revision {
 			return struct{}{}, revisionMismatch()
 		}
-		b.t.revision++
-		delete(b.t.entries, key)
+		t.revision++
+		delete(t.entries, key)
+		b.c.w.observe(Step{Kind: t.kind, Conn: b.c.name, Key: key})
 		b.c.w.logf("%s: deleted %s", b.c.name, key)
 		b.c.w.touch()
 		return struct{}{}, nil
@@ -119,8 +128,8 @@ func (b bucket) Delete(ctx context.Context, key string, revision uint64) error {
 }
 
 func (b bucket) Get(ctx context.Context, key string) (*broker.Entry, error) {
-	return call(ctx, b.c, "get "+b.t.kind, true, func() (*broker.Entry, error) {
-		e := b.t.get(key)
+	return call(ctx, b.c, "get "+b.kind(), true, func() (*broker.Entry, error) {
+		e := (*b.at).get(key)
 		if e == nil {
 			return nil, jetstream.ErrKeyNotFound
 		}
@@ -170,12 +179,13 @@ func (b bucket) since(keys string, seen uint64) (fresh []*broker.Entry, last uin
 	b.c.w.mu.Lock()
 	defer b.c.w.mu.Unlock()
 	prefix, many := strings.CutSuffix(keys, "*")
-	for key, e := range b.t.entries {
+	t := *b.at
+	for key, e := range t.entries {
 		if e.Revision > seen && (key == keys || many && strings.HasPrefix(key, prefix)) {
 			entry := e.Entry
 			fresh = append(fresh, &entry)
 		}
 	}
 	slices.SortFunc(fresh, func(x, y *broker.Entry) int { return int(x.Revision) - int(y.Revision) })
-	return fresh, b.t.revision, b.c.w.changed
+	return fresh, t.revision, b.c.w.changed
 }

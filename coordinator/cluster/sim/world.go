@@ -76,9 +76,8 @@ type Step struct {
 	// Conn did it.
 	Conn string
 	Key  string
+	// Data is nil for a key that was deleted.
 	Data []byte
-	// Revision is that of a bucket's write.
-	Revision uint64
 	// Refused says that the server didn't accept it.
 	Refused bool
 }
@@ -176,6 +175,14 @@ func (w *World) Results() []broker.Stored {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.results[:len(w.results):len(w.results)]
+}
+
+// ForgetLease loses the bucket of the lease, as an administrator who deletes it.
+func (w *World) ForgetLease() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.logf("the lease is forgotten")
+	w.leases = newTable("lease", w.leases.ttl)
 }
 
 // Record is a value as it is stored, nil for none. It is for Observe.

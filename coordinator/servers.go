@@ -1,0 +1,120 @@
+package coordinator
+
+import (
+	"context"
+	"time"
+
+	"idunno/broker"
+	"idunno/broker/wire"
+)
+
+const (
+	// tendEvery is how often the leader looks after the servers, tendWait how long
+	// that may take.
+	tendEvery = 3 * time.Second
+	tendWait  = 10 * time.Second
+	// stuckLooks is how many times in a row a job must be found waiting for nobody
+	// until its queue is rebuilt.
+	stuckLooks = 2
+)
+
+// servers is what a broker of a cluster of servers can do besides. One that keeps
+// everything in this process has no need for it.
+type servers interface {
+	Tend(ctx context.Context) (broker.Tended, error)
+	Revive(ctx context.Context) ([]string, error)
+	RebuildQueue(ctx context.Context, job uint64) (queue string, err error)
+}
+
+// tend looks after the servers until ctx ends.
+func (l *leader) tend(ctx context.Context) {
+	s, ok := l.Broker.(servers)
+	if !ok {
+		return
+	}
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		within, cancel := context.WithTimeout(ctx, tendWait)
+		done, err := s.Tend(within)
+		cancel()
+		if len(done.Leaderless) > 0 {
+			l.Log.Warn("streams can't be reached: most of the servers that keep them are missing", "streams", done.Leaderless)
+		}
+		if done.Moved > 0 {
+			l.Log.Info("spread the load over the servers", "moved", done.Moved)
+		}
+		if len(done.Revived) > 0 {
+			l.Log.Warn("created anew what was lost with the servers' memory", "streams", done.Revived)
+			l.do(ctx, func() {
+				if err := l.refill(ctx); err != nil {
+					l.Log.Warn("will try again", "error", err)
+				}
+			})
+		}
+		if err != nil && ctx.Err() == nil {
+			l.Log.Debug("can't look after the servers now", "error", err)
+		}
+	}
+}
+
+// revive creates the lease's bucket anew when the servers that kept it have lost it:
+// without a lease nobody leads, and nobody else would.
+func (c *coordinator) revive(ctx context.Context) error {
+	s, ok := c.Broker.(servers)
+	if !ok {
+		return nil
+	}
+	revived, err := s.Revive(ctx)
+	if len(revived) > 0 {
+		c.Log.Warn("created anew what was lost with the servers' memory", "streams", revived)
+	}
+	return err
+}
+
+// unstick looks after a job that has tasks in its queue and makes no progress. When
+// no living node has any of them in hand although one could, twice in a row, the
+// queue doesn't deliver, and it is made anew.
+func (l *leader) unstick(ctx context.Context, job uint64) error {
+	s, ok := l.Broker.(servers)
+	if !ok || !l.waitsForNobody(job) {
+		delete(l.stuck, job)
+		return nil
+	}
+	if l.stuck[job]++; l.stuck[job] < stuckLooks {
+		return nil
+	}
+	delete(l.stuck, job)
+	l.Log.Warn("nobody is given the job's tasks: making its queue anew", "job", job)
+	within, cancel := context.WithTimeout(ctx, tendWait)
+	defer cancel()
+	queue, err := s.RebuildQueue(within, job)
+	if err != nil {
+		return err
+	}
+	l.queues[job], l.dirty = queue, true
+	l.wakeWorkers()
+	return nil
+}
+
+// waitsForNobody reports whether workers have room and none has a task of the job.
+func (l *leader) waitsForNobody(job uint64) bool {
+	idle := false
+	for _, n := range l.roll.list() {
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive {
+			continue
+		}
+		for _, t := range n.InFlight {
+			if t.Job == job {
+				return false
+			}
+		}
+		idle = idle || len(n.InFlight) < 2*n.Slots
+	}
+	return idle
+}
