@@ -13,26 +13,33 @@ import (
 	"idunno/coordinator/sched"
 )
 
+// term is the time that one leads.
+type term struct {
+	epoch uint64
+	by    string
+}
+
 // judge watches a run: what must never happen is noted at once, what must have
 // happened in the end is checked by verdict. The world's lock protects it.
 type judge struct {
 	w     *sim.World
 	clean []wire.BatchResult
 	wrong []string
-	// epochs are those seen in records, by who wrote them; of counts the epoch that
-	// wrote a record last, held when each connection last had the lease's write
-	// accepted.
+	// epochs are those seen in records, by who wrote them; of is the term that wrote
+	// a record last.
 	epochs map[uint64]string
-	newest uint64
-	of     map[string]uint64
+	of     map[string]term
+	// held is when each connection last had a write of the lease accepted, holder
+	// who was the last; lost says that the lease was once forgotten.
 	held   map[string]time.Time
 	holder string
+	lost   bool
 	ended  map[string]bool
 	steps  map[string]int
 }
 
 func newJudge(w *sim.World, clean []wire.BatchResult) *judge {
-	j := &judge{w: w, clean: clean, epochs: make(map[uint64]string), of: make(map[string]uint64), held: make(map[string]time.Time),
+	j := &judge{w: w, clean: clean, epochs: make(map[uint64]string), of: make(map[string]term), held: make(map[string]time.Time),
 		ended: make(map[string]bool), steps: make(map[string]int)}
 	w.Observe = j.step
 	return j
@@ -85,7 +92,7 @@ func (j *judge) lease(s sim.Step) {
 }
 
 // forgotten is told when the lease's bucket is lost.
-func (j *judge) forgotten() { j.holder = "" }
+func (j *judge) forgotten() { j.holder, j.lost = "", true }
 
 // begins is told when a coordinator begins to write a record.
 func (j *judge) begins(conn, key string) {
@@ -101,21 +108,17 @@ func (j *judge) record(s sim.Step) {
 		j.blame("%s wrote an unreadable record %s: %v", s.Conn, s.Key, err)
 		return
 	}
-	if by, known := j.epochs[rec.Epoch]; known && by != s.Conn {
+	// A former leader may still make a record that its successor has not seen, and
+	// can't have decided anything about. It shares its epoch with another only when
+	// the lease was forgotten.
+	if by, known := j.epochs[rec.Epoch]; known && by != s.Conn && !j.lost {
 		j.blame("epoch %d belongs to %s and %s", rec.Epoch, by, s.Conn)
 	}
-	if _, known := j.epochs[rec.Epoch]; !known {
-		// A late first write of a former leader makes a record that the later one
-		// has not seen, and then can't have decided anything about.
-		if rec.Epoch < j.newest && j.of[s.Key] > 0 {
-			j.blame("%s began epoch %d after epoch %d", s.Conn, rec.Epoch, j.newest)
-		}
-		j.epochs[rec.Epoch], j.newest = s.Conn, max(j.newest, rec.Epoch)
+	j.epochs[rec.Epoch] = s.Conn
+	if was := j.of[s.Key]; rec.Epoch < was.epoch || rec.Epoch == was.epoch && s.Conn != was.by {
+		j.blame("%s wrote %s under epoch %d, after %s did under epoch %d", s.Conn, s.Key, rec.Epoch, was.by, was.epoch)
 	}
-	if rec.Epoch < j.of[s.Key] {
-		j.blame("%s wrote %s under epoch %d, after epoch %d did", s.Conn, s.Key, rec.Epoch, j.of[s.Key])
-	}
-	j.of[s.Key] = rec.Epoch
+	j.of[s.Key] = term{rec.Epoch, s.Conn}
 	if j.ended[s.Key] {
 		j.blame("%s wrote %s, which had ended, as %s", s.Conn, s.Key, rec.State)
 	}
