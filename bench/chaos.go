@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"io"
 	"slices"
 
 	"idunno/bench/chaos"
@@ -16,6 +17,19 @@ func Chaos(ctx context.Context, c chaos.Config) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
+	return chaosDocument(v), nil
+}
+
+// JudgeChaos makes the document of [Chaos] from the history of an earlier run.
+func JudgeChaos(ctx context.Context, history io.Reader, progress Progress) (*Document, error) {
+	v, err := chaos.Judge(ctx, history, progress)
+	if err != nil {
+		return nil, err
+	}
+	return chaosDocument(v), nil
+}
+
+func chaosDocument(v *chaos.Verdict) *Document {
 	d := newDocument("chaos")
 	d.Chaos, d.OK = v, v.OK()
 	d.Counts = Counts{Faults: v.Total(), Lost: v.Lost(), Duplicates: v.Doubled(), Differing: v.Differ()}
@@ -31,5 +45,5 @@ func Chaos(ctx context.Context, c chaos.Config) (*Document, error) {
 		}
 		d.Results = append(d.Results, s.result())
 	}
-	return d, nil
+	return d
 }

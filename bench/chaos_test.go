@@ -5,8 +5,10 @@ package bench_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -56,6 +58,13 @@ func TestChaos(t *testing.T) {
 	}
 	if seen[chaos.WhatStored] != v.Jobs || seen[chaos.WhatAccepted] != v.Accepted || seen[chaos.WhatSeen] == 0 || seen[chaos.WhatLease] == 0 || seen[chaos.WhatRecord] == 0 {
 		t.Errorf("%d jobs, %d accepted; events %v", v.Jobs, v.Accepted, seen)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	again, err := bench.JudgeChaos(ctx, f, nil)
+	if err != nil || again.Counts != d.Counts || again.OK != d.OK || !reflect.DeepEqual(again.Chaos, v) {
+		t.Errorf("judged again: %+v, %v", again, err)
 	}
 	p, err := json.Marshal(d)
 	if err != nil {

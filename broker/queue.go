@@ -14,7 +14,6 @@ import (
 
 // jetstream error codes without a named error in the client.
 const (
-	codeMaxPerSubject = 10077
 	codeWrongSequence = 10071
 	codeWrongConstant = 10164
 	codeNoPeers       = 10005
@@ -36,8 +35,11 @@ func IsExists(err error) bool {
 		return false
 	}
 	switch api.ErrorCode {
-	case codeMaxPerSubject, codeWrongSequence, codeWrongConstant:
+	case codeWrongSequence, codeWrongConstant:
 		return true
+	case codeStoreFailed:
+		// The code stands for any failure of a store, a full one for instance.
+		return strings.Contains(api.Description, textOnePerKey)
 	}
 	return false
 }
@@ -53,7 +55,7 @@ func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []b
 		err = ErrTooLarge
 	}
 	if err != nil {
-		return fmt.Errorf("store result of job %d task %d: %w", job, task, err)
+		return fmt.Errorf("store result of job %d task %d: %w", job, task, asFull(err))
 	}
 	return nil
 }
@@ -80,7 +82,7 @@ func (b *Broker) Submit(ctx context.Context, id string, doc []byte) (job uint64,
 	}
 	ack, err := b.JS.Publish(ctx, SubjectJobs, doc, opts...)
 	if err != nil {
-		return 0, fmt.Errorf("store the submission: %w", err)
+		return 0, fmt.Errorf("store the submission: %w", asFull(err))
 	}
 	return ack.Sequence, nil
 }

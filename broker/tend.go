@@ -53,15 +53,20 @@ type Tended struct {
 	// Leaderless are streams on disk that have had no leader for long: most of the
 	// servers that keep them are missing.
 	Leaderless []string
+	// Room is what is left of the store.
+	Room Room
 }
 
-// Tend looks after the servers of a cluster, which is for one process to do, every
-// few seconds: it creates anew what was in the memory of servers that have died,
-// adds copies that are missing, and spreads leaders over the servers.
+// Tend looks after the servers, which is for one process to do, every few seconds:
+// it keeps room for results, and in a cluster creates anew what was in the memory
+// of servers that have died, adds copies that are missing, and spreads leaders over
+// the servers.
 func (b *Broker) Tend(ctx context.Context) (t Tended, err error) {
+	var roomErr error
+	t.Room, roomErr = b.limit(ctx)
 	layout, err := b.Layout(ctx)
 	if err != nil || layout == nil {
-		return t, err
+		return t, errors.Join(roomErr, err)
 	}
 	long := b.lost.see(layout, time.Now())
 	t.Revived, err = b.revive(ctx, long)
@@ -70,7 +75,7 @@ func (b *Broker) Tend(ctx context.Context) (t Tended, err error) {
 			t.Leaderless = append(t.Leaderless, name)
 		}
 	}
-	if err != nil || len(long) > 0 {
+	if err = errors.Join(roomErr, err); err != nil || len(long) > 0 {
 		return t, err
 	}
 	if err := b.addReplicas(ctx); err != nil {

@@ -251,13 +251,14 @@ func (b *Broker) Files(ctx context.Context) (Objects, jetstream.KeyValue, error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return &objectBucket{objects, stream}, index, nil
+	return &objectBucket{objects, stream, b.JS}, index, nil
 }
 
 // objectBucket is an [Objects] on an object store.
 type objectBucket struct {
 	jetstream.ObjectStore
 	stream jetstream.Stream
+	js     jetstream.JetStream
 }
 
 // Stream is the stream that the bucket stands on.

@@ -44,9 +44,15 @@ type Config struct {
 	Version string
 	// Address is where the node runs, shown in the membership list.
 	Address string
+	// MaxQueued is how many admitted jobs may wait while the service takes more;
+	// default [DefaultMaxQueued].
+	MaxQueued int
 	// Log is told what happens; default: nothing is logged.
 	Log *slog.Logger
 }
+
+// DefaultMaxQueued is how many jobs may wait unless the user chooses.
+const DefaultMaxQueued = 1000
 
 // Run stands by, and leads whenever no other coordinator does. It returns when
 // ctx ends, after handing the lease back, or when the broker's streams can't be
@@ -54,6 +60,9 @@ type Config struct {
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxQueued == 0 {
+		cfg.MaxQueued = DefaultMaxQueued
 	}
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)

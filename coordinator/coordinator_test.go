@@ -69,7 +69,11 @@ func (r *rig) must(err error) {
 
 // coordinator starts a coordinator and returns what stops it in order.
 func (r *rig) coordinator(name string) (stop func()) {
-	b := brokertest.Connect(r.t, r.url)
+	return r.coordinatorOn(brokertest.Connect(r.t, r.url), name)
+}
+
+// coordinatorOn is coordinator on a connection.
+func (r *rig) coordinatorOn(b *broker.Broker, name string) (stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
 	go func() { done <- coordinator.Run(ctx, coordinator.Config{Broker: b, Name: name, Version: "1.2.3"}) }()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -67,6 +68,8 @@ type leader struct {
 	closing map[uint64]bool
 	// stuck counts how often in a row an active job was found waiting for nobody.
 	stuck map[uint64]int
+	// full is what there is room for, while that is not enough.
+	full atomic.Pointer[broker.Room]
 }
 
 // lead is one term: take over, then serve until ctx ends.

@@ -216,24 +216,22 @@ func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 	}
 	back := false
 	for _, o := range orphans {
-		if o.Crashed {
-			r.crashes[taskKey{o.Job, o.Task}]++
-		}
-		switch {
-		case r.rescue(ctx, o):
-			if o.Crashed {
-				r.aside.Go(func() { r.noteCrash(ctx, o) })
-			}
-		case o.Crashed:
-			r.aside.Go(func() {
-				r.noteCrash(ctx, o) // first, so that whoever gets it knows
-				r.Broker.HandBack(o.Reply)
-				_ = r.Broker.Wake()
-			})
-		default:
+		if !o.Crashed {
+			// Nobody computed it yet: in the queue it is the next one to be taken.
 			r.Broker.HandBack(o.Reply)
 			back = true
+			continue
 		}
+		r.crashes[taskKey{o.Job, o.Task}]++
+		if r.rescue(ctx, o) {
+			r.aside.Go(func() { r.noteCrash(ctx, o) })
+			continue
+		}
+		r.aside.Go(func() {
+			r.noteCrash(ctx, o) // first, so that whoever gets it knows
+			r.Broker.HandBack(o.Reply)
+			_ = r.Broker.Wake()
+		})
 	}
 	if back {
 		_ = r.Broker.Wake() // a lost call costs the workers' own look, soon after

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"idunno/broker"
@@ -35,14 +36,16 @@ func (l *leader) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 		within, cancel := context.WithTimeout(ctx, tendWait)
 		done, err := s.Tend(within)
 		cancel()
+		if full := done.Room.Full(); full != (l.full.Load() != nil) && done.Room.Limit > 0 {
+			l.Log.Warn("submissions are refused while the store is full", "full", full, "room", done.Room.String())
+		}
+		l.full.Store(nil)
+		if done.Room.Full() {
+			l.full.Store(&done.Room)
+		}
 		if len(done.Leaderless) > 0 {
 			l.Log.Warn("streams can't be reached: most of the servers that keep them are missing", "streams", done.Leaderless)
 		}
@@ -59,6 +62,11 @@ func (l *leader) tend(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			l.Log.Debug("can't look after the servers now", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
@@ -117,4 +125,21 @@ func (l *leader) waitsForNobody(job uint64) bool {
 		idle = idle || len(n.InFlight) < 2*n.Slots
 	}
 	return idle
+}
+
+// pressed refuses more work with a *[wire.Error] while there is too much of it: what
+// has been accepted must find room for its results.
+func (l *leader) pressed(ctx context.Context) error {
+	if room := l.full.Load(); room != nil {
+		return wire.StorageFull(room.String())
+	}
+	waiting, ok := inLoop(ctx, l, func() int { return len(l.queued) })
+	if !ok {
+		return ctx.Err()
+	}
+	if waiting >= l.MaxQueued {
+		return &wire.Error{Code: wire.CodeBusy,
+			Message: fmt.Sprintf("%d jobs are waiting, more are not taken at a time: submit again when some have ended, or start coordinators with a higher --max-queued", waiting)}
+	}
+	return nil
 }

@@ -116,10 +116,16 @@ func (l *leader) submit(ctx context.Context, id string, p []byte) wire.SubmitRep
 	if err == nil {
 		err = l.resolve(ctx, &wire.JobRecord{Doc: doc})
 	}
+	if err == nil {
+		err = l.pressed(ctx)
+	}
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
 	job, err := l.Broker.Submit(ctx, id, p)
+	if errors.Is(err, broker.ErrFull) {
+		return wire.SubmitReply{Error: wire.StorageFull("")}
+	}
 	if err != nil {
 		return wire.SubmitReply{Error: unavailable(err)}
 	}

@@ -20,6 +20,8 @@ var (
 	ErrChanged = errors.New("the file changed while it was read")
 	// ErrInterrupted is returned when a transfer stopped half-way.
 	ErrInterrupted = errors.New("transfer interrupted")
+	// ErrFull is returned when there is no room for what was to be stored.
+	ErrFull = errors.New("the store is full: remove files with `idunno sdfs rm`, or give the servers more room with --max-store")
 	// ErrBusy is returned when other writers kept winning.
 	ErrBusy = errors.New("too many concurrent changes")
 )

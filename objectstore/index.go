@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -177,6 +178,8 @@ func (s *Store) change(ctx context.Context, name string, fn func(*entry) error) 
 			return context.Cause(ctx)
 		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrTooLarge):
 			return err
+		case isFull(err):
+			return fmt.Errorf("change %s: %w", name, ErrFull)
 		case isConflict(err) && failed >= maxTries:
 			return fmt.Errorf("change %s: %w: try again", name, ErrBusy)
 		case !isConflict(err) && failed >= 5:
@@ -204,6 +207,26 @@ func isConflict(err error) bool {
 	}
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == replicated)
+}
+
+// isFull reports whether there was no room for a write: in the account, on the
+// server, or in the bucket.
+func isFull(err error) bool {
+	const account, server, storage, failed = 10002, 10023, 10047, 10077
+	var api *jetstream.APIError
+	if errors.Is(err, ErrFull) {
+		return true
+	}
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch api.ErrorCode {
+	case account, server, storage:
+		return true
+	case failed:
+		return strings.Contains(api.Description, "maximum bytes exceeded") || strings.Contains(api.Description, "no space left")
+	}
+	return false
 }
 
 // pause waits a moment that grows with the number of failed tries, with jitter.

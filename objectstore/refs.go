@@ -100,6 +100,9 @@ func (s *Store) changeRecord(ctx context.Context, digest string, fn func(r *reco
 				}
 			}
 		}
+		if isFull(err) {
+			err = ErrFull
+		}
 		switch {
 		case ctx.Err() != nil:
 			return 0, context.Cause(ctx)
@@ -107,7 +110,7 @@ func (s *Store) changeRecord(ctx context.Context, digest string, fn func(r *reco
 			waits++
 		case isConflict(err) && failed < maxTries:
 			failed++
-		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrTooLarge), errors.Is(err, ErrTooManyVersions), failed >= 5:
+		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrTooLarge), errors.Is(err, ErrTooManyVersions), errors.Is(err, ErrFull), failed >= 5:
 			return 0, fmt.Errorf("change record of object %.12s: %w", digest, err)
 		default:
 			failed++

@@ -59,6 +59,8 @@ func (s *Store) ensure(ctx context.Context, sp *spool) error {
 			continue
 		case errors.Is(err, ErrChanged):
 			return err
+		case isFull(err):
+			return fmt.Errorf("store object %.12s: %w", sp.Digest, ErrFull)
 		}
 		// The description may have been stored without its acknowledgement
 		// reaching us, and the contents purged after it: don't trust what is there.

@@ -99,12 +99,19 @@ func TestWhichTasksAreSuspicious(t *testing.T) {
 		if got := w.suspicious(h); got != c.suspicious {
 			t.Errorf("%s: suspicious %v", c.name, got)
 		}
-		if got := w.final(c.tried); got != c.final {
+		if got := w.final(h); got != c.final {
 			t.Errorf("%s: final %v", c.name, got)
 		}
 		if got := w.slowBefore(h); got != c.slowOne {
 			t.Errorf("%s: slow %v", c.name, got)
 		}
+	}
+	w.MaxAttempts = 1
+	if w.final(&held{task: &wire.Task{}, tried: tries(crashed, crashed)}) || !w.final(&held{task: &wire.Task{}, tried: tries(crashed, failed)}) {
+		t.Error("a task that is tried once is given up because nodes died, or isn't because it failed")
+	}
+	if w.final(&held{task: &wire.Task{Train: "mlp"}, tried: tries(crashed, crashed, crashed)}) {
+		t.Error("a training run is given up because three nodes died")
 	}
 	fresh := &held{task: &wire.Task{Job: 1, Task: 2, ModelDigest: "m"}, attempt: 1}
 	w.tally.fault("m", wire.CauseTimeout)

@@ -81,7 +81,7 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(r)
+	return message(r)
 }
 
 // process returns an idle process, or starts one.

@@ -179,10 +179,10 @@ func (w *worker) prepare(ctx context.Context, t *held) bool {
 func (w *worker) place(ctx context.Context, t *held) bool {
 	suspicious := w.suspicious(t)
 	switch {
-	case w.final(t.tried):
+	case w.final(t):
 		// Whoever saw the last try didn't live to say so.
 		err := errors.New(t.tried[len(t.tried)-1].Error)
-		if n := wire.Crashes(t.tried); n >= w.MaxAttempts {
+		if n := wire.Crashes(t.tried); wire.Failures(t.tried) < w.MaxAttempts {
 			err = fmt.Errorf("%d nodes died while they computed the task", n)
 		}
 		w.storeAside(t, w.failure(t, err))
@@ -197,16 +197,22 @@ func (w *worker) place(ctx context.Context, t *held) bool {
 		w.handBack(t, retryDelay(t.attempt))
 		return false
 	}
-	if t.task.Train == "" {
-		t.batches = make(chan fetched, fetchAhead)
-		go w.library.stream(t.ctx, t.task, !suspicious, t.batches)
-	}
+	w.bring(t, !suspicious)
 	if suspicious {
 		t.token() // it takes no slot
 		w.isolation.compute(ctx, t)
 		return false
 	}
 	return true
+}
+
+// bring starts fetching a task's batches, and its model where that is to be run
+// in this process.
+func (w *worker) bring(t *held, model bool) {
+	if t.task.Train == "" {
+		t.batches = make(chan fetched, fetchAhead)
+		go w.library.stream(t.ctx, t.task, model, t.batches)
+	}
 }
 
 // lookUp finds out whether a task has a stored result, and what has been tried. It

@@ -124,8 +124,11 @@ type drained struct {
 }
 
 func (d drained) Next(ctx context.Context) (broker.Delivery, error) {
-	d.stop()
-	return d.TaskQueue.Next(ctx)
+	msg, err := d.TaskQueue.Next(ctx)
+	if msg != nil || err != nil {
+		d.stop()
+	}
+	return msg, err
 }
 
 func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {

@@ -76,8 +76,18 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 	w.hand.add(t)
 	began := w.taking.run(func() {
 		_ = msg.InProgress()
-		if w.prepare(ctx, t) {
-			w.urgent <- t // has room for every place
+		if w.suspicious(t) {
+			if w.prepare(ctx, t) {
+				w.urgent <- t
+			}
+			return
+		}
+		// It was being computed when its worker died, so it hardly has a result. Whether
+		// it has is found out while it is computed again.
+		w.bring(t, true)
+		w.urgent <- t // has room for every place
+		if w.isDone(t) {
+			t.cancel()
 		}
 	})
 	if !began {
@@ -85,6 +95,14 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 		return errBusy
 	}
 	return nil
+}
+
+// isDone reports whether a task is known to have a result.
+func (w *worker) isDone(t *held) bool {
+	try, done := w.link.during(t.ctx)
+	defer done()
+	has, err := w.Broker.HasResult(try, t.task.Job, t.task.Task)
+	return err == nil && has
 }
 
 // takings are the rescues that are being prepared.

@@ -75,11 +75,11 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
-	return encode(r)
+	return message(r)
 }
 
-// encode makes a result a message.
-func encode(r *wire.Result) ([]byte, error) {
+// message makes a result what is stored.
+func message(r *wire.Result) ([]byte, error) {
 	p := r.Marshal()
 	if len(p) > wire.MaxResult {
 		return nil, fault{fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult)}
@@ -253,7 +253,7 @@ func (w *worker) faulty(t *held, err error) []byte {
 	a := wire.Attempt{Schema: wire.Schema, Cause: cause, Node: w.Name, Incarnation: w.started.UnixNano(), Delivery: t.attempt,
 		Isolated: t.apart, Time: time.Now(), Error: wire.Shorten(err.Error())}
 	t.tried = append(t.tried, a)
-	if w.final(t.tried) {
+	if w.final(t) {
 		return w.failure(t, err)
 	}
 	if noted := w.note(t, &a); noted != nil {
@@ -266,9 +266,22 @@ func (w *worker) faulty(t *held, err error) []byte {
 	return nil
 }
 
+const (
+	// leastCrashes is how many nodes must die at a task before it is given up, however
+	// few its tries may be: at two it gets a process of its own, where it kills no
+	// node any more. Training has none, and takes so long that many nodes may die
+	// meanwhile for reasons of their own.
+	leastCrashes         = harmful + 1
+	leastTrainingCrashes = 10
+)
+
 // final reports whether a task has been tried often enough.
-func (w *worker) final(tried []wire.Attempt) bool {
-	return wire.Failures(tried) >= w.MaxAttempts || wire.Crashes(tried) >= w.MaxAttempts
+func (w *worker) final(t *held) bool {
+	least := leastCrashes
+	if t.task.Train != "" {
+		least = leastTrainingCrashes
+	}
+	return wire.Failures(t.tried) >= w.MaxAttempts || wire.Crashes(t.tried) >= max(w.MaxAttempts, least)
 }
 
 // note stores a try.

@@ -14,14 +14,14 @@ import (
 const (
 	// unexplained is how many deliveries of a task without a known reason make it
 	// suspicious: its workers may have died before anybody knew what they did.
-	unexplained = 3
+	unexplained = 6
 	// harmful is how many nodes must have died at a task for it to be suspicious: a
 	// single death is usually the node's own, and the task shall go on at once.
 	harmful = 2
 	// leaveFor is how long a worker leaves a task that failed here to others.
 	leaveFor = 10 * time.Second
 	// peersWait bounds the question who lives; its answer holds for peersAge.
-	peersWait = 250 * time.Millisecond
+	peersWait = 500 * time.Millisecond
 	peersAge  = time.Second
 )
 

@@ -17,7 +17,8 @@
 //	connection lost                     computing goes on; what was asked is asked again, and results are stored, after the reconnection
 //	broker started anew                 the tasks in hand are finished; what is said about them reaches no queue of the new life
 //	another worker killed               its tasks come as rescues, and go before everything else
-//	task fails by its own fault         handed back with a growing delay; a confirmed fault becomes its result (failure.go)
+//	task fails by its own fault         noted for all, handed back with a growing delay, left to others; the last try becomes its result (failure.go)
+//	batch takes too long                given up; from then on the task has a process of its own, which is killed (isolation.go)
 //	store or connection fails           handed back without limit; after three in a row the worker pauses
 //	told to stop                        what it computes is finished if that is quick, the rest is handed back
 //
@@ -82,8 +83,8 @@ const (
 	DefaultBatchTimeout = time.Minute
 	DefaultTaskMemory   = 1 << 30
 	DefaultMaxAttempts  = 5
-	// mostAttempts leaves room for crashes in what is kept of a task.
-	mostAttempts = wire.MaxTried - 4
+	// MostAttempts leaves room for crashes in what is kept of a task.
+	MostAttempts = wire.MaxTried - 4
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
@@ -161,8 +162,8 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if cfg.MaxAttempts == 0 {
 		cfg.MaxAttempts = DefaultMaxAttempts
 	}
-	if cfg.MaxAttempts < 1 || cfg.MaxAttempts > mostAttempts {
-		return nil, fmt.Errorf("%d attempts: choose 1 to %d", cfg.MaxAttempts, mostAttempts)
+	if cfg.MaxAttempts < 1 || cfg.MaxAttempts > MostAttempts {
+		return nil, fmt.Errorf("%d attempts: choose 1 to %d", cfg.MaxAttempts, MostAttempts)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -89,7 +89,7 @@ func NewChecker(truth Truth) *Checker {
 func (c *Checker) Event(e *Event) error {
 	switch e.What {
 	case WhatRun:
-		c.header, c.v.Seed = e.Plan, e.Plan.Seed
+		c.header, c.v.Seed, c.pauses.began = e.Plan, e.Plan.Seed, e.Time
 	case WhatFault:
 		if e.Skipped {
 			c.v.Skipped++
@@ -108,9 +108,7 @@ func (c *Checker) Event(e *Event) error {
 	case WhatSeen:
 		c.seen[place{e.Job, e.Task}] = e.Sum
 	case WhatLease:
-		if flaw, detail := c.lease.write(e, c.header); flaw != "" {
-			c.v.find(flaw, 0, 0, "%s", detail)
-		}
+		c.lease.write(e, c.header)
 	case WhatStored:
 		j := c.job(e.Job)
 		j.stored, j.record = true, e
@@ -287,8 +285,11 @@ func (c *Checker) Verdict() *Verdict {
 	for _, detail := range c.lease.judge(c.pauses.faults) {
 		c.v.find(TwoHolders, 0, 0, "%s", detail)
 	}
-	c.v.Terms = len(c.lease.terms)
-	c.v.Longest, c.v.After = c.pauses.judge()
+	for _, detail := range c.lease.repeats(c.pauses.faults, c.servers()) {
+		c.v.find(EpochRepeats, 0, 0, "%s", detail)
+	}
+	c.v.Terms = c.lease.terms
+	c.v.Pauses, c.v.After = c.pauses.judge()
 	slices.SortStableFunc(c.v.Findings, func(a, b Finding) int { return strings.Compare(string(a.Flaw), string(b.Flaw)) })
 	return c.v
 }
@@ -300,6 +301,14 @@ func sortedJobs(jobs map[uint64]*claim) []uint64 {
 	}
 	slices.Sort(numbers)
 	return numbers
+}
+
+// servers is the number of servers of the run.
+func (c *Checker) servers() int {
+	if c.header == nil {
+		return 1
+	}
+	return max(1, c.header.Servers)
 }
 
 // judge judges one job.

@@ -17,16 +17,29 @@ type leaseWatch struct {
 	holder  string    // "" when it was given up
 	written time.Time
 	rev     uint64
-	terms   []term
-	// taken are the times at which somebody took a lease that had not run out.
-	taken []taking
+	terms   int
+	lives   []life
+	// taken are the times at which somebody took a lease that had not run out, resets
+	// those at which revisions began anew in the same bucket.
+	taken  []taking
+	resets []reset
 }
 
-// term is a term of leadership as far as it was seen: whoever leads writes records
-// under the revision at which the lease was taken.
-type term struct {
-	epoch uint64
-	from  time.Time
+// reset is a bucket that counts from the beginning.
+type reset struct {
+	from, to time.Time
+	detail   string
+}
+
+// life is a life of the bucket, and what was written in it.
+type life struct {
+	from   time.Time
+	writes []leaseWrite
+}
+
+type leaseWrite struct {
+	at  time.Time
+	rev uint64
 }
 
 // taking is a lease that was taken from somebody who had not given it up.
@@ -36,44 +49,87 @@ type taking struct {
 	after    time.Duration // since it was renewed
 }
 
-// write takes a write into account and returns the flaw that it shows by itself.
-func (w *leaseWatch) write(e *Event, h *Header) (Flaw, string) {
+// write takes a write into account.
+func (w *leaseWatch) write(e *Event, h *Header) {
+	if e.Revision == w.rev && e.Holder == w.holder && e.Bucket.Equal(w.bucket) && e.Written.Equal(w.written) {
+		return // seen before
+	}
+	if e.Bucket.Equal(w.bucket) && e.Revision <= w.rev {
+		w.resets = append(w.resets, reset{w.written, e.Written, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, w.holder, w.rev)})
+		w.holder, w.rev = "", 0
+		w.lives = append(w.lives, life{from: w.written})
+	}
 	if !e.Bucket.Equal(w.bucket) {
 		// A server that was started anew has forgotten the bucket before.
-		*w = leaseWatch{bucket: e.Bucket, terms: w.terms, taken: w.taken}
-	}
-	if e.Revision == w.rev && e.Holder == w.holder && e.Written.Equal(w.written) {
-		return "", "" // seen before
+		w.bucket, w.holder, w.rev = e.Bucket, "", 0
+		w.lives = append(w.lives, life{from: e.Bucket})
 	}
 	before := *w
-	w.rev, w.written, w.holder = max(w.rev, e.Revision), e.Written, e.Holder
+	w.rev, w.written, w.holder = e.Revision, e.Written, e.Holder
+	now := &w.lives[len(w.lives)-1]
+	now.writes = append(now.writes, leaseWrite{e.Written, e.Revision})
 	if e.Deleted {
 		w.holder = ""
+		return
 	}
 	after := e.Written.Sub(before.written)
 	valid := before.holder != "" && h != nil && after < h.LeaseTTL
-	if !e.Deleted && (e.Holder != before.holder || !valid) {
-		w.terms = append(w.terms, term{e.Revision, e.Written})
+	if e.Holder != before.holder || !valid {
+		w.terms++
 	}
-	if e.Revision <= before.rev {
-		return EpochRepeats, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, before.holder, before.rev)
-	}
-	if !e.Deleted && valid && e.Holder != before.holder {
+	if valid && e.Holder != before.holder {
 		w.taken = append(w.taken, taking{before.holder, e.Holder, e.Written, after})
 	}
-	return "", ""
 }
 
-// order is the number of the term that a record was written in; false when it was
-// not seen.
-func (w *leaseWatch) order(epoch uint64, at time.Time) (int, bool) {
-	for i := len(w.terms) - 1; i >= 0; i-- {
-		if t := w.terms[i]; t.epoch == epoch && !t.from.After(at) {
-			return i, true
+// repeats returns the epochs that come twice. The servers of a cluster remember that
+// the bucket is there, and not what is in it, when most of them have been started anew.
+func (w *leaseWatch) repeats(faults []*hit, servers int) (flaws []string) {
+	for _, r := range w.resets {
+		restarted := 0
+		for _, h := range faults {
+			if !h.to.Before(r.from.Add(-grace)) && !h.from.After(r.to) && h.kind != Stop {
+				restarted += h.servers
+			}
+		}
+		if servers == 1 || restarted <= servers/2 {
+			flaws = append(flaws, r.detail)
 		}
 	}
-	return 0, false
+	return flaws
 }
+
+// rank orders the epochs of records: a record's epoch is the revision at which the
+// lease was taken, in a life of the lease's bucket.
+type rank struct {
+	life  int
+	epoch uint64
+}
+
+func (r rank) before(s rank) bool {
+	return r.life < s.life || r.life == s.life && r.epoch < s.epoch
+}
+
+// ranked tells in which life of the bucket an epoch is that somebody used at the given
+// time: the one of that time, unless it was watched just then and had not come so far.
+func (w *leaseWatch) ranked(epoch uint64, at time.Time) rank {
+	life := len(w.lives) - 1
+	for ; life > 0; life-- {
+		l := w.lives[life]
+		if l.from.After(at) {
+			continue
+		}
+		n, _ := slices.BinarySearchFunc(l.writes, at.Add(blind), func(x leaseWrite, t time.Time) int { return x.at.Compare(t) })
+		if n == 0 || l.writes[n-1].rev >= epoch || l.writes[n-1].at.Before(at.Add(-blind)) {
+			break
+		}
+	}
+	return rank{max(life, 0), epoch}
+}
+
+// blind is the time without a write of the lease, which is renewed much more often,
+// from which on it counts as not having been watched.
+const blind = time.Second
 
 // grace is how long before a fault is noted, and after it has been mended, its
 // effect may be seen: whoever was frozen takes up to two seconds to be given up.
@@ -85,7 +141,7 @@ func (w *leaseWatch) judge(faults []*hit) (flaws []string) {
 	for _, t := range w.taken {
 		node, _, _ := strings.Cut(t.from, " ")
 		if !slices.ContainsFunc(faults, func(h *hit) bool {
-			return !t.at.Before(h.from.Add(-grace)) && !t.at.After(h.to.Add(grace)) && (h.targets[node] || h.server)
+			return !t.at.Before(h.from.Add(-grace)) && !t.at.After(h.to.Add(grace)) && (h.targets[node] || h.servers > 0)
 		}) {
 			flaws = append(flaws, fmt.Sprintf("%s took the lease from %s, which nothing had happened to, %v after it was renewed",
 				t.by, t.from, t.after.Round(time.Millisecond)))
@@ -104,15 +160,14 @@ type writing struct {
 // term had written the same record.
 func (w *leaseWatch) stale(writes []writing) (flaws []string) {
 	slices.SortFunc(writes, func(a, b writing) int { return cmp.Compare(a.revision, b.revision) })
-	last := -1
+	var last rank
 	for _, r := range writes {
-		n, ok := w.order(r.epoch, r.at)
-		if ok && n < last {
-			flaws = append(flaws, fmt.Sprintf("revision %d under epoch %d, after epoch %d", r.revision, r.epoch, w.terms[last].epoch))
+		n := w.ranked(r.epoch, r.at)
+		if n.before(last) {
+			flaws = append(flaws, fmt.Sprintf("revision %d under epoch %d, after epoch %d", r.revision, r.epoch, last.epoch))
+			continue
 		}
-		if ok {
-			last = max(last, n)
-		}
+		last = n
 	}
 	return flaws
 }
@@ -122,6 +177,7 @@ const wake = 3 * time.Second
 
 // pauseWatch finds the times without results while work was there.
 type pauseWatch struct {
+	began   time.Time
 	results []time.Time
 	last    map[uint64]time.Time // the last result of a job
 	spans   []span               // when jobs were under way
@@ -134,7 +190,7 @@ type span struct{ from, to time.Time }
 type hit struct {
 	kind    Kind
 	targets map[string]bool
-	server  bool // hit one
+	servers int // that were hit
 	span
 }
 
@@ -142,7 +198,9 @@ func (p *pauseWatch) fault(e *Event) {
 	h := &hit{kind: e.Fault.Kind, targets: make(map[string]bool), span: span{e.Time, e.Time}}
 	for _, name := range e.Fault.Targets {
 		h.targets[name] = true
-		h.server = h.server || strings.HasPrefix(name, string(wire.RoleBroker))
+		if strings.HasPrefix(name, string(wire.RoleBroker)) {
+			h.servers++
+		}
 	}
 	p.faults = append(p.faults, h)
 	if p.open == nil {
@@ -175,14 +233,14 @@ func (p *pauseWatch) job(job uint64, from time.Time) {
 	}
 }
 
-// judge returns the longest pause, and the longest in the wake of each fault.
-func (p *pauseWatch) judge() (longest Pause, after map[Kind][]time.Duration) {
+// judge returns the longest pauses, and the longest in the wake of each fault.
+func (p *pauseWatch) judge() (longest []Pause, after map[Kind][]time.Duration) {
 	after = make(map[Kind][]time.Duration)
 	pauses := p.pauses()
-	for _, s := range pauses {
-		if d := s.to.Sub(s.from); d > longest.Long {
-			longest = Pause{s.from, d}
-		}
+	slices.SortStableFunc(pauses, func(a, b span) int { return cmp.Compare(b.to.Sub(b.from), a.to.Sub(a.from)) })
+	longest = []Pause{}
+	for _, s := range pauses[:min(mostPauses, len(pauses))] {
+		longest = append(longest, Pause{s.from.Sub(p.began), s.to.Sub(s.from)})
 	}
 	for _, h := range p.faults {
 		worst := time.Duration(0)

@@ -114,8 +114,11 @@ const (
 	// tries is how often another fault is drawn when what one would hit is busy.
 	tries = 5
 	// recovery is how long nothing else happens to the processes that a dead broker
-	// or the death of everything took with it, after they have been started again.
-	recovery = 2 * time.Second
+	// or the death of everything took with it, after they have been started again;
+	// elections is the same for servers of a cluster, which first elect the leader of each
+	// stream, for four to nine seconds.
+	recovery  = 2 * time.Second
+	elections = 12 * time.Second
 )
 
 // weights say how often a kind is chosen, and how long it lasts.
@@ -198,7 +201,7 @@ func (d *drawer) fault(at time.Duration) (Fault, bool) {
 		}
 	case KillServer:
 		f.Targets = d.choose(at, 1, d.Servers)
-		end += recovery
+		end += d.recovery()
 	case Stop:
 		f.Targets = d.choose(at, 1, slices.Concat(d.Workers, d.Coordinators, []string{Leader}, d.Servers))
 	case Partition:
@@ -206,7 +209,7 @@ func (d *drawer) fault(at time.Duration) (Fault, bool) {
 		f.Cut = Cuts()[d.rng.IntN(len(Cuts()))]
 	case RestartAll:
 		f.Targets = d.choose(at, 1, []string{everything})
-		end += recovery
+		end += d.recovery()
 	case Poison:
 		f.Poison = Poisons()[d.rng.IntN(len(Poisons()))]
 		return f, true
@@ -218,10 +221,17 @@ func (d *drawer) fault(at time.Duration) (Fault, bool) {
 		// With two of three servers away nothing is accepted, which is right but
 		// proves little: one at a time, and time to catch up.
 		for _, name := range d.Servers {
-			d.busy[name] = end + 2*recovery
+			d.busy[name] = end
 		}
 	}
 	return f, len(f.Targets) > 0
+}
+
+func (d *drawer) recovery() time.Duration {
+	if len(d.Servers) > 1 {
+		return elections
+	}
+	return recovery
 }
 
 // everything is busy while all processes are started anew.

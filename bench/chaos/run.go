@@ -123,15 +123,29 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	if err := r.hurt(ctx); err != nil {
 		return nil, err
 	}
-	r.say("judging the history")
 	if _, err := r.history.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
+	return r.judge(r.history)
+}
+
+func (r *runner) judge(history io.Reader) (*Verdict, error) {
+	r.say("judging the history")
 	checker := NewChecker(r.truth)
-	if err := ReadHistory(r.history, checker.Event); err != nil {
+	if err := ReadHistory(history, checker.Event); err != nil {
 		return nil, err
 	}
 	return checker.Verdict(), nil
+}
+
+// Judge judges the history of an earlier run, which hurts nothing. Progress may be
+// nil.
+func Judge(ctx context.Context, history io.Reader, progress func(line string)) (*Verdict, error) {
+	r := &runner{Config: Config{Progress: progress}}
+	if err := r.cleanRun(ctx); err != nil {
+		return nil, err
+	}
+	return r.judge(history)
 }
 
 func (r *runner) openHistory() (err error) {
@@ -195,7 +209,7 @@ func (r *runner) hurt(ctx context.Context) error {
 	defer func() { _ = os.RemoveAll(store) }()
 	defer r.proxies.close()
 	r.say("starting %d broker, %d coordinators, %d workers", r.Servers, r.Coordinators, r.Workers)
-	cfg := cluster.Config{Program: r.Program, Store: store, Temporary: true, Port: -1, Workers: r.Workers, Coordinators: r.Coordinators,
+	cfg := cluster.Config{Program: r.Program, Store: store, Temporary: true, Port: -1, Servers: r.Servers, Workers: r.Workers, Coordinators: r.Coordinators,
 		ServerFor: r.proxies.urlFor}
 	if r.Log != nil {
 		cfg.Log = &stamped{out: r.Log, began: time.Now()}

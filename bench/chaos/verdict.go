@@ -52,7 +52,8 @@ func (f Finding) String() string {
 
 // Pause is a time without any result while work was there.
 type Pause struct {
-	From time.Time     `json:"from"`
+	// At is when it began, after the beginning of the history.
+	At   time.Duration `json:"at_ns"`
 	Long time.Duration `json:"ns"`
 }
 
@@ -76,14 +77,16 @@ type Verdict struct {
 	Failed  int `json:"failed"`
 	// Terms are the terms of leadership that were seen.
 	Terms int `json:"terms"`
-	// Longest is the longest pause of all, After the longest pause in the wake of
-	// each fault, by kind.
-	Longest Pause                    `json:"longest_pause"`
-	After   map[Kind][]time.Duration `json:"-"`
+	// Pauses are the longest ones, After the longest in the wake of each fault, by kind.
+	Pauses []Pause                  `json:"longest_pauses"`
+	After  map[Kind][]time.Duration `json:"-"`
 	// Flaws counts what is wrong; Findings are the first of them.
 	Flaws    map[Flaw]int `json:"flaws"`
 	Findings []Finding    `json:"findings"`
 }
+
+// mostPauses is how many of the longest pauses are told.
+const mostPauses = 5
 
 // mostFindings bounds what is kept of a history where everything is wrong.
 const mostFindings = 200

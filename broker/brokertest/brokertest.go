@@ -24,12 +24,31 @@ func Leaks() []goleak.Option {
 // Start runs a server and returns its URL.
 func Start(tb testing.TB) string {
 	tb.Helper()
-	s, err := embedded.Start(embedded.Config{Port: -1, Store: tb.TempDir()})
+	return StartLimited(tb, 0)
+}
+
+// StartLimited runs a server that stores at most so many bytes, 0 for no limit, and
+// returns its URL.
+func StartLimited(tb testing.TB, maxStore int64) string {
+	tb.Helper()
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: tb.TempDir(), MaxStore: maxStore})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Stop)
 	tellClosed(tb, s)
+	return s.URL()
+}
+
+// StartQuiet is Start with a server that is not a broker of ours: nobody tells of
+// the connections that it closes.
+func StartQuiet(tb testing.TB) string {
+	tb.Helper()
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: tb.TempDir()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Stop)
 	return s.URL()
 }
 

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -50,20 +50,32 @@ type Config struct {
 	// Routes are the addresses, HOST:PORT or nats://HOST:PORT, of the cluster's
 	// servers; the server's own may be among them. They need not run yet.
 	Routes []string
-	// MaxStore bounds the bytes of all streams on this server's disk; default: three
-	// quarters of what is free at the start.
+	// MaxStore bounds the bytes of all streams on this server's disk; default: what
+	// is free, less KeepFree.
 	MaxStore int64
+	// KeepFree is how many bytes of the disk are left to others; default
+	// [DefaultKeepFree], or an eighth of a smaller disk.
+	KeepFree int64
 	// SyncInterval, when it is not 0, is how often writes are synced to disk, instead
 	// of every one before it is acknowledged. What was acknowledged in between is
 	// lost with the machine's power: it is there to measure that.
 	SyncInterval time.Duration
+	// disk is the file system of the store; tests have one of their own.
+	disk disk
 }
 
 // Server is a running nats-server.
 type Server struct {
 	srv      *server.Server
-	store    string
+	cfg      Config
 	password string
+	// servers is the number of servers of the cluster.
+	servers int64
+	disk    disk
+	// limit is what all servers may store, as last set.
+	limit               int64
+	stop, looked, stuck chan struct{}
+	stopping            sync.Once
 }
 
 // readyWait bounds the start. A large store is read again at the start, so it is generous.
@@ -77,9 +89,6 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Store == "" {
 		return nil, errors.New("no store directory: give one with --store")
 	}
-	if err := os.MkdirAll(cfg.Store, 0o700); err != nil {
-		return nil, fmt.Errorf("create the store: %w", err)
-	}
 	if cfg.Name == "" {
 		cfg.Name = "idunno"
 	}
@@ -92,7 +101,7 @@ func Start(cfg Config) (*Server, error) {
 	if err := checkPort(cfg.Host, cfg.Port); err != nil {
 		return nil, err
 	}
-	if err := claimStore(cfg); err != nil {
+	if err := makeStore(cfg); err != nil {
 		return nil, err
 	}
 	opts, err := cfg.options()
@@ -114,7 +123,35 @@ func Start(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("%w within %v on %s port %d: is the port taken, or the store %s in use by another server?",
 			ErrNotReady, readyWait, cfg.Host, cfg.Port, filepath.Clean(cfg.Store))
 	}
-	return &Server{srv: srv, store: cfg.Store, password: password}, nil
+	s := &Server{srv: srv, cfg: cfg, password: password, servers: cfg.servers(), disk: cfg.disk,
+		stop: make(chan struct{}), looked: make(chan struct{}), stuck: make(chan struct{})}
+	if s.disk == nil {
+		s.disk = diskOf
+	}
+	if err := s.setRoom(); err != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, err
+	}
+	go s.look()
+	return s, nil
+}
+
+// servers is the number of servers of the cluster, this one included.
+func (cfg Config) servers() int64 {
+	if cfg.Cluster == "" {
+		return 1
+	}
+	own := net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.ClusterPort))
+	all := map[string]bool{own: true}
+	for _, route := range cfg.Routes {
+		_, at, found := strings.Cut(route, "://")
+		if !found {
+			at = route
+		}
+		all[strings.TrimSuffix(at, "/")] = true
+	}
+	return int64(len(all))
 }
 
 // options are those of the server.
@@ -122,12 +159,9 @@ func (cfg Config) options() (*server.Options, error) {
 	opts := &server.Options{
 		ServerName: cfg.Name, Host: cfg.Host, Port: cfg.Port,
 		JetStream: true, StoreDir: cfg.Store, SyncAlways: cfg.SyncInterval == 0, SyncInterval: cfg.SyncInterval,
-		JetStreamMaxMemory: -1, JetStreamMaxStore: -1,
+		JetStreamMaxMemory: -1, JetStreamMaxStore: noLimit,
 		PingInterval: time.Second, MaxPingsOut: 3,
 		NoLog: !cfg.Log, NoSigs: true, WriteDeadline: 10 * time.Second,
-	}
-	if cfg.MaxStore > 0 {
-		opts.JetStreamMaxStore = cfg.MaxStore
 	}
 	if cfg.Cluster == "" {
 		return opts, nil
@@ -194,8 +228,11 @@ func (s *Server) Done() <-chan struct{} {
 	return done
 }
 
-// Stop shuts the server down in order and waits until it has stopped.
+// Stop shuts the server down in order and waits until it has stopped. It may be
+// called again.
 func (s *Server) Stop() {
+	s.stopping.Do(func() { close(s.stop) })
+	<-s.looked
 	s.srv.Shutdown()
 	s.srv.WaitForShutdown()
 }

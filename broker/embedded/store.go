@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// StoreDir is the directory that the server keeps in its store.
-	StoreDir = "jetstream"
-	// OwnerFile says whose store it is.
-	OwnerFile = "server.json"
+	// storeDir is the directory that the server keeps in its store.
+	storeDir = "jetstream"
+	// ownerFile says whose store it is.
+	ownerFile = "server.json"
 )
 
 // owner is who made a store. A cluster knows its members by their names, and a
@@ -25,9 +25,12 @@ type owner struct {
 	Cluster string `json:"cluster"`
 }
 
-// claimStore makes sure that the store belongs to this server, and writes so into
-// a new one. A store of a server alone may be opened under any name.
-func claimStore(cfg Config) error {
+// makeStore makes sure that the store is there and belongs to this server, and writes
+// so into a new one. A store of a server alone may be opened under any name.
+func makeStore(cfg Config) error {
+	if err := os.MkdirAll(cfg.Store, 0o700); err != nil {
+		return fmt.Errorf("create the store: %w", err)
+	}
 	made, err := readOwner(cfg.Store)
 	if err != nil {
 		return err
@@ -52,9 +55,9 @@ func claimStore(cfg Config) error {
 // readOwner tells who made the store; nil when nobody has yet. Stores from before
 // there were clusters don't say so.
 func readOwner(store string) (*owner, error) {
-	p, err := os.ReadFile(filepath.Join(store, OwnerFile))
+	p, err := os.ReadFile(filepath.Join(store, ownerFile))
 	if errors.Is(err, os.ErrNotExist) {
-		if _, err := os.Stat(filepath.Join(store, StoreDir)); err == nil {
+		if _, err := os.Stat(filepath.Join(store, storeDir)); err == nil {
 			return &owner{}, nil
 		}
 		return nil, nil
@@ -64,7 +67,7 @@ func readOwner(store string) (*owner, error) {
 	}
 	var o owner
 	if err := json.Unmarshal(p, &o); err != nil {
-		return nil, fmt.Errorf("open the store: %s is damaged (%w): restore it, or choose another directory with --store", filepath.Join(store, OwnerFile), err)
+		return nil, fmt.Errorf("open the store: %s is damaged (%w): restore it, or choose another directory with --store", filepath.Join(store, ownerFile), err)
 	}
 	return &o, nil
 }
@@ -76,8 +79,8 @@ func writeOwner(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	at := filepath.Join(cfg.Store, OwnerFile)
-	f, err := os.CreateTemp(cfg.Store, OwnerFile+".*")
+	at := filepath.Join(cfg.Store, ownerFile)
+	f, err := os.CreateTemp(cfg.Store, ownerFile+".*")
 	if err != nil {
 		return fmt.Errorf("create the store: %w", err)
 	}

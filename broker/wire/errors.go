@@ -13,6 +13,9 @@ const (
 	CodeNoSuchLetter = "no_such_letter"
 	CodeBadRequest   = "bad_request"
 	CodeUnavailable  = "unavailable"
+	// CodeBusy says that too many jobs wait, CodeStorageFull that there is no room.
+	CodeBusy        = "busy"
+	CodeStorageFull = "storage_full"
 )
 
 // Error is a refusal that crosses processes: a code for programs, a sentence
@@ -25,3 +28,13 @@ type Error struct {
 
 // Error returns the sentence.
 func (e *Error) Error() string { return e.Message }
+
+// StorageFull refuses a submission for want of room; detail, which may be "", says
+// how much there is.
+func StorageFull(detail string) *Error {
+	if detail != "" {
+		detail = " (" + detail + ")"
+	}
+	return &Error{Code: CodeStorageFull,
+		Message: "the store is full" + detail + ": remove files with `idunno sdfs rm`, or give the servers more room with --max-store, and submit again"}
+}

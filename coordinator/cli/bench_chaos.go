@@ -22,7 +22,7 @@ func (a *app) benchChaosCommand() *cobra.Command {
 	var asJSON bool
 	var c chaos.Config
 	var faults []string
-	var log string
+	var log, judge string
 	cmd := &cobra.Command{
 		Use: "chaos", Short: "kill, freeze and cut off processes under load, and prove that nothing was lost", Args: nargs(0),
 		Long: `Starts a cluster of its own (brokers, coordinators and workers, as processes, each
@@ -48,7 +48,8 @@ nothing that nobody asked for, and the lease had one holder at a time.
 The exit code is 1 when anything is wrong. Nothing is left behind but --history.`,
 		Example: `  idunno bench chaos
   idunno bench chaos --seed 7 --duration 30m --json > chaos.json
-  idunno bench chaos --faults kill-worker,stop --duration 20s --history history.jsonl`,
+  idunno bench chaos --faults kill-worker,stop --duration 20s --history history.jsonl
+  idunno bench chaos --judge history.jsonl`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if c.Kinds, err = chaos.ParseKinds(faults); err != nil {
@@ -56,6 +57,10 @@ The exit code is 1 when anything is wrong. Nothing is left behind but --history.
 			}
 			if err := checkChaos(cmd, c); err != nil {
 				return err
+			}
+			c.Progress = a.benchProgress
+			if judge != "" {
+				return a.judgeChaos(cmd.Context(), asJSON, judge)
 			}
 			if c.Program, err = os.Executable(); err != nil {
 				return fmt.Errorf("find this program: %w", err)
@@ -68,8 +73,11 @@ The exit code is 1 when anything is wrong. Nothing is left behind but --history.
 				defer f.Close()
 				c.Log = f
 			}
-			c.Progress = a.benchProgress
-			return a.benchChaos(cmd.Context(), asJSON, c)
+			d, err := bench.Chaos(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			return a.showChaos(asJSON, d)
 		},
 	}
 	flags := cmd.Flags()
@@ -82,6 +90,7 @@ The exit code is 1 when anything is wrong. Nothing is left behind but --history.
 	flags.IntVar(&c.Coordinators, "coordinators", 3, "`N` coordinator processes")
 	flags.IntVar(&c.Clients, "clients", 4, "`N` clients, each with a job under way")
 	flags.StringVar(&c.History, "history", "", "`FILE` for the history, JSON lines")
+	flags.StringVar(&judge, "judge", "", "judge the history in `FILE` again instead, without any cluster")
 	flags.StringVar(&log, "log", "", "`FILE` for what the processes say")
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -115,11 +124,21 @@ func checkChaos(cmd *cobra.Command, c chaos.Config) error {
 
 var errChaosNotOK = errors.New("the cluster did not keep its promises: see the findings")
 
-func (a *app) benchChaos(ctx context.Context, asJSON bool, c chaos.Config) error {
-	d, err := bench.Chaos(ctx, c)
+func (a *app) judgeChaos(ctx context.Context, asJSON bool, history string) error {
+	f, err := os.Open(history)
+	if err != nil {
+		return fmt.Errorf("open the history: %w", err)
+	}
+	defer f.Close()
+	d, err := bench.JudgeChaos(ctx, f, a.benchProgress)
 	if err != nil {
 		return err
 	}
+	return a.showChaos(asJSON, d)
+}
+
+func (a *app) showChaos(asJSON bool, d *bench.Document) error {
+	var err error
 	if asJSON {
 		err = render.JSON(a.stdout, d)
 	} else {
@@ -143,7 +162,11 @@ func printChaos(w io.Writer, d *bench.Document) {
 		render.Count(int64(v.Jobs)), v.Cancelled, v.Poisoned, v.Accepted, v.Refused, v.Unknown)
 	fmt.Fprintf(w, "%s batches in %s results, %d failed as they had to; %d terms of leadership\n",
 		render.Count(int64(v.Batches)), render.Count(int64(v.Results)), v.Failed, v.Terms)
-	fmt.Fprintf(w, "longest pause without a result while work was there: %s\n", render.Duration(v.Longest.Long))
+	var pauses []string
+	for _, p := range v.Pauses {
+		pauses = append(pauses, fmt.Sprintf("%s at %s", render.Duration(p.Long), render.Duration(p.At)))
+	}
+	fmt.Fprintf(w, "longest pauses without a result while work was there: %s\n", strings.Join(pauses, ", "))
 	for _, f := range v.Findings {
 		fmt.Fprintf(w, "  %v\n", f)
 	}

@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 
 func (a *app) brokerCommand() *cobra.Command {
 	var cfg embedded.Config
-	var memory string
+	var memory, maxStore, keepFree string
 	var tied, temporary, asJSON bool
 	cmd := &cobra.Command{
 		Use: "broker", Short: "run the message broker of a cluster (a NATS server with JetStream)", Args: nargs(0),
@@ -35,6 +37,10 @@ The data is kept under --store, by default $XDG_DATA_HOME/idunno or
 
 The server keeps in memory what was written or read last, as much as fits into
 --memory ($GOMEMLIMIT when that is set); it uses more when it can't do with less.
+
+When the store is full, uploads and then submissions are refused until there is room
+again; what has been accepted is kept, and a part of the room is reserved for its
+results. --max-store and --keep-free say what is full.
 
 Three servers, on three machines, make a cluster that survives the death of one:
 give each a --name and a --store of its own, the same --cluster-name, and in --routes
@@ -52,6 +58,17 @@ server starts without the others; the cluster works when two of them run.`,
 			size, err := parseSize(memory)
 			if err != nil {
 				return usage(cmd, "--memory: %v", err)
+			}
+			for flag, into := range map[string]struct {
+				text string
+				size *int64
+			}{"max-store": {maxStore, &cfg.MaxStore}, "keep-free": {keepFree, &cfg.KeepFree}} {
+				if into.text == "" {
+					continue
+				}
+				if *into.size, err = parseSize(into.text); err != nil {
+					return usage(cmd, "--%s: %v", flag, err)
+				}
 			}
 			if cmd.Flags().Changed("memory") || a.getenv("GOMEMLIMIT") == "" {
 				// Blocks of files that were written or read lately are left to the garbage
@@ -72,6 +89,9 @@ server starts without the others; the cluster works when two of them run.`,
 	flags.IntVar(&cfg.ClusterPort, "cluster-port", 0, "`PORT` for the other servers of the cluster")
 	flags.StringSliceVar(&cfg.Routes, "routes", nil, "`HOST:PORT`[,...] of the cluster's servers, this one may be among them")
 	flags.StringVar(&memory, "memory", "512MiB", "`SIZE` of memory to aim at")
+	flags.StringVar(&maxStore, "max-store", "", "`SIZE` of everything stored here at most (default: what is free, less --keep-free)")
+	flags.StringVar(&keepFree, "keep-free", "", "`SIZE` of the disk that is left to others (default 256MiB, or an eighth of a small disk)")
+	flags.DurationVar(&cfg.SyncInterval, "sync-interval", 0, "`TIME` between syncs to disk; a power cut loses what was acknowledged since (default: sync every write)")
 	flags.BoolVar(&temporary, "temporary", false, "remove at the end what a cluster has put into the store")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)
@@ -98,29 +118,51 @@ func (a *app) runBroker(ctx context.Context, cfg embedded.Config, opts brokerOpt
 		defer cluster.RemoveStore(cfg.Store)
 	}
 	defer unlock()
-	srv, err := embedded.Start(cfg)
+	for told := false; ; told = true {
+		again, err := a.serveBroker(ctx, &cfg, opts, told)
+		if err != nil || !again {
+			return err
+		}
+		a.talk("the server could not write any more, as with a full disk; there is room again, so it starts anew")
+	}
+}
+
+// serveBroker runs the server until ctx ends, or until it has to be started anew.
+func (a *app) serveBroker(ctx context.Context, cfg *embedded.Config, opts brokerOptions, told bool) (again bool, err error) {
+	srv, err := embedded.Start(*cfg)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer srv.Stop()
-	member, err := a.joinBroker(ctx, cfg, srv)
+	at, err := url.Parse(srv.URL())
 	if err != nil {
-		return err
+		return false, err
+	}
+	if cfg.Port, err = strconv.Atoi(at.Port()); err != nil { // it comes back where it was
+		return false, err
+	}
+	member, err := a.joinBroker(ctx, *cfg, srv)
+	if err != nil {
+		return false, err
 	}
 	defer func() {
 		member()
-		if opts.temporary {
+		if opts.temporary && !again {
 			awaitLeaving(srv)
 		}
 	}()
-	if err := a.announce(opts.tied, opts.json, cluster.Ready{Role: wire.RoleBroker, Name: cfg.Name, URL: srv.URL()}); err != nil {
-		return err
+	if !told {
+		if err := a.announce(opts.tied, opts.json, cluster.Ready{Role: wire.RoleBroker, Name: cfg.Name, URL: srv.URL()}); err != nil {
+			return false, err
+		}
 	}
 	select {
 	case <-ctx.Done():
-		return nil
+		return false, nil
+	case <-srv.Stuck():
+		return true, nil
 	case <-srv.Done():
-		return fmt.Errorf("the server stopped by itself: is the disk of %s full?", cfg.Store)
+		return false, fmt.Errorf("the server stopped by itself: is the disk of %s full?", cfg.Store)
 	}
 }
 

@@ -79,7 +79,7 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	add(groupCluster, a.demoCommand(), a.upCommand(), a.brokerCommand(), a.coordinatorCommand(), a.workerCommand(), a.nodesCommand())
-	add(groupJobs, a.submitCommand(), a.jobsCommand(), a.jobCommand(), a.cancelCommand(), a.resultsCommand(), a.statsCommand(), a.benchCommand())
+	add(groupJobs, a.submitCommand(), a.jobsCommand(), a.jobCommand(), a.cancelCommand(), a.resultsCommand(), a.dlqCommand(), a.statsCommand(), a.benchCommand())
 	add(groupFiles, a.sdfsCommand(), a.modelCommand(), a.dataCommand(), a.trainCommand())
 	root.AddCommand(a.versionCommand())
 	return root

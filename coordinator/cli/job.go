@@ -58,6 +58,9 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		if r.Reason != "" {
 			add("reason", "%s", r.Reason)
 		}
+		if r.Retry != nil {
+			add("retry", "of job %d, %s of its tasks", r.Retry.Of, render.Count(int64(r.Retry.Tasks.Len())))
+		}
 		if r.Doc.Training() {
 			add("train", "%s, %d epochs, seed %d", r.Doc.Train, r.Doc.Epochs, r.Doc.Seed)
 		} else if r.Doc.Model != "" {

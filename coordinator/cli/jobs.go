@@ -73,6 +73,9 @@ func (a *app) printJobs(jobs []wire.JobReply) {
 		} else if r.Doc.To > 0 {
 			batches = fmt.Sprintf("%d-%d", r.Doc.From, r.Doc.To)
 		}
+		if r.Doc.Retry > 0 {
+			batches = fmt.Sprintf("retry of %d", r.Doc.Retry)
+		}
 		if s := j.Stats; s != nil && s.Batches > 0 {
 			done = fmt.Sprintf("%d/%d", s.Batches, s.Total)
 			accuracy = render.Percent(s.Accuracy)

@@ -16,6 +16,11 @@ func (a *app) nodesCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "nodes", Short: "the membership list: who is there, and in what state", Args: nargs(0),
+		Long: `Lists every node that there is or has lately been: its role and state (alive,
+suspect, draining, dead, left) and for how long, when it was heard last, its cores,
+compute slots, tasks in hand and computed batches, how long its process has been up,
+and where it runs. --json has the tasks in hand, each by its job and number, and the
+node's incarnation too.`,
 		Example: "  idunno nodes\n  idunno nodes --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd, func(ctx context.Context, api *client.Client) error {
@@ -49,9 +54,10 @@ func (a *app) printNodes(reply *wire.NodesReply) {
 		if n.Role == wire.RoleWorker {
 			slots, busy = strconv.Itoa(n.Slots), strconv.Itoa(len(n.InFlight))
 		}
-		rows = append(rows, []string{n.Node, role, string(n.State), render.Duration(time.Since(n.Since)), slots, busy,
-			render.Count(n.Batches), n.Address, strconv.Itoa(n.PID), n.Version})
+		rows = append(rows, []string{n.Node, role, string(n.State), render.Duration(time.Since(n.Since)),
+			render.Duration(time.Since(n.Seen)), strconv.Itoa(n.Cores), slots, busy, render.Count(n.Batches),
+			render.Duration(time.Since(time.Unix(0, n.Incarnation))), n.Address, strconv.Itoa(n.PID), n.Version})
 	}
-	render.Table(a.stdout, []render.Column{render.L("NODE"), render.L("ROLE"), render.L("STATE"), render.R("FOR"), render.R("SLOTS"),
-		render.R("TASKS"), render.R("BATCHES"), render.L("ADDRESS"), render.R("PID"), render.L("VERSION")}, rows)
+	render.Table(a.stdout, []render.Column{render.L("NODE"), render.L("ROLE"), render.L("STATE"), render.R("FOR"), render.R("HEARD"),
+		render.R("CORES"), render.R("SLOTS"), render.R("TASKS"), render.R("BATCHES"), render.R("UP"), render.L("ADDRESS"), render.R("PID"), render.L("VERSION")}, rows)
 }

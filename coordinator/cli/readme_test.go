@@ -34,7 +34,7 @@ func TestReadmeSchema(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &schema); err != nil {
 		t.Fatal(err)
 	}
-	if len(schema.OneOf) != 2 || len(schema.Examples) < 2 {
+	if len(schema.OneOf) != 3 || len(schema.Examples) < 2 {
 		t.Fatalf("%d kinds, %d examples", len(schema.OneOf), len(schema.Examples))
 	}
 	for _, example := range schema.Examples {
@@ -42,7 +42,7 @@ func TestReadmeSchema(t *testing.T) {
 			t.Errorf("%s: %v", example, err)
 		}
 	}
-	for i, probe := range []string{`{"model":"mlp","from":1,"to":1,"?":0}`, `{"train":"mlp","?":0}`} {
+	for i, probe := range []string{`{"model":"mlp","from":1,"to":1,"?":0}`, `{"train":"mlp","?":0}`, `{"retry":1,"?":0}`} {
 		_, err := wire.ParseJobDoc([]byte(probe))
 		if err == nil {
 			t.Fatalf("%s: accepted", probe)

@@ -121,6 +121,9 @@ func jobTitle(s *wire.JobStats) string {
 	if s.Train != "" {
 		return fmt.Sprintf("job %d  train %s", s.Job, s.Train)
 	}
+	if s.Retry > 0 {
+		return fmt.Sprintf("job %d  %s, retry of job %d", s.Job, s.Model, s.Retry)
+	}
 	return fmt.Sprintf("job %d  %s %d-%d", s.Job, s.Model, s.From, s.To)
 }
 

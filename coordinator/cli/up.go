@@ -14,10 +14,13 @@ import (
 	"idunno/broker/wire"
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/cluster"
+	"idunno/worker"
 )
 
 func (a *app) upCommand() *cobra.Command {
 	var cfg cluster.Config
+	var maxStore string
+	var limits limits
 	var tied, asJSON, quiet bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run a local cluster that stays up", Args: nargs(0),
@@ -39,6 +42,16 @@ three, nor the reverse.`,
 			if err := checkUp(cmd, cfg); err != nil {
 				return err
 			}
+			if maxStore != "" {
+				var err error
+				if cfg.MaxStore, err = parseSize(maxStore); err != nil {
+					return usage(cmd, "--max-store: %v", err)
+				}
+			}
+			if err := limits.into(cmd, &worker.Config{}); err != nil {
+				return err
+			}
+			cfg.WorkerArgs = limits.args()
 			if !quiet {
 				cfg.Log = a.stderr
 			}
@@ -50,8 +63,10 @@ three, nor the reverse.`,
 	flags.IntVar(&cfg.Coordinators, "coordinators", 1, "`N` coordinator processes; one leads, the others stand by")
 	flags.IntVar(&cfg.Servers, "servers", 1, "`N` NATS servers, 1 or 3; three keep everything three times and survive the death of one")
 	flags.StringVar(&cfg.Store, "store", "", "`DIR` of the data (default: see above)")
+	flags.StringVar(&maxStore, "max-store", "", "`SIZE` of everything that a server stores at most (default: what its disk has room for)")
 	flags.StringVar(&cfg.Host, "host", "127.0.0.1", "`ADDRESS` to listen on")
 	flags.IntVar(&cfg.Port, "port", 4222, "`PORT` to listen on, -1 for any free one; three servers take the next two as well")
+	limits.flags(cmd)
 	flags.BoolVarP(&quiet, "quiet", "q", false, "do not show what the processes say")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)

@@ -15,7 +15,8 @@ import (
 func (a *app) workerCommand() *cobra.Command {
 	var name, cache, cacheSize, memory string
 	var slots int
-	var tied, asJSON bool
+	var limits limits
+	var tied, asJSON, isolated bool
 	cmd := &cobra.Command{
 		Use: "worker", Short: "run a worker: it pulls tasks and computes them", Args: nargs(0),
 		Long: `Runs a worker. It joins the cluster that --server names, pulls tasks, keeps models
@@ -23,11 +24,17 @@ and batches in a cache on disk, and prints a line a second about its work while 
 is busy. SIGTERM or Ctrl-C drains it: it finishes what it computes and hands the
 rest back.
 
+A task that fails is noted and handed back. One that took too long, or at which
+workers have died, is computed in a process of its own, which can be killed.
+
 The cache is by default $XDG_CACHE_HOME/idunno or ~/.cache/idunno; several workers
 may share one.`,
 		Example: `  idunno worker
   idunno worker --server nats://10.0.0.1:4222 --slots 4 --cache /var/cache/idunno --cache-size 20GiB`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if isolated {
+				return worker.Isolated(a.stdin, a.stdout)
+			}
 			node, err := nodeName(cmd, name, wire.RoleWorker)
 			if err != nil {
 				return err
@@ -44,6 +51,12 @@ may share one.`,
 				return usage(cmd, "--memory: %v", err)
 			}
 			cfg := worker.Config{Name: node, Slots: slots, CacheDir: cache, CacheBytes: size, MemoryBytes: inMemory, Version: version()}
+			if err := limits.into(cmd, &cfg); err != nil {
+				return err
+			}
+			if cfg.Isolate, err = isolate(); err != nil {
+				return err
+			}
 			return a.runRole(cmd, tied, func(ctx context.Context) error { return a.runWorker(ctx, cfg, tied, asJSON) })
 		},
 	}
@@ -54,6 +67,9 @@ may share one.`,
 	flags.StringVar(&cacheSize, "cache-size", "4GiB", "`SIZE` the cache may grow to")
 	flags.StringVar(&memory, "memory", "256MiB", "`SIZE` of the batches that may stay in memory")
 	flags.BoolVar(&asJSON, "json", false, "print one line of JSON when connected")
+	limits.flags(cmd)
+	flags.BoolVar(&isolated, "isolated", false, "compute what a worker writes to standard input")
+	_ = flags.MarkHidden("isolated") // it exists
 	untilStdinEnds(cmd, &tied)
 	return cmd
 }

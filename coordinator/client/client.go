@@ -109,6 +109,10 @@ type Submitted struct {
 // Every try carries the same message id, so that a coordinator that answers too
 // late, after the document has been handed in once more, makes no second job.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
+	if len(doc) > wire.MaxJobDoc {
+		_, err := wire.ParseJobDoc(doc) // which says so; the server would not take it
+		return Submitted{}, err
+	}
 	id, deadline := rand.Text(), time.Now().Add(electWait)
 	for {
 		submitted, err := c.submit(ctx, id, doc)
@@ -131,6 +135,9 @@ func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, 
 	err := c.askMsg(ctx, request, firstWait, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
 		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc, jetstream.WithMsgID(id))
+		if broker.IsFull(err) {
+			return Submitted{}, wire.StorageFull("")
+		}
 		if err != nil {
 			return Submitted{}, fmt.Errorf("store the job: %w", err)
 		}
@@ -204,6 +211,23 @@ func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error)
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
 	if err := c.askMsg(ctx, &nats.Msg{Subject: broker.SubjectCancel, Data: body}, askWait, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+// DeadLetters returns the dead letter that is asked for, or a page of them. It
+// returns a *[wire.Error] with code no_such_letter when the task has none.
+func (c *Client) DeadLetters(ctx context.Context, req wire.DLQRequest) (*wire.DLQReply, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	var reply wire.DLQReply
+	if err := c.ask(ctx, broker.SubjectDLQ, body, &reply); err != nil {
 		return nil, err
 	}
 	if reply.Error != nil {

@@ -46,11 +46,15 @@ type Config struct {
 	// broker-3, keep everything three times, each under a directory of its own in
 	// Store, and survive the death of one.
 	Servers int
+	// MaxStore bounds what each server stores, in bytes; default: what its disk has room for.
+	MaxStore int64
 	// Coordinators and Workers are numbers of processes; default 1 and 3.
 	Coordinators, Workers int
 	// Cores are split over the workers' compute slots, at least one each;
 	// default the machine's.
 	Cores int
+	// WorkerArgs are further arguments of every worker.
+	WorkerArgs []string
 	// Env is the children's environment; default this process's.
 	Env []string
 	// ServerFor says where a coordinator or worker connects, instead of to url,
@@ -137,8 +141,8 @@ func (l *Local) spawnRoles() (names []string, err error) {
 	}
 	for i, slots := range split(l.cfg.Cores, l.cfg.Workers) {
 		name := "worker-" + strconv.Itoa(i+1)
-		_, err := l.spawn(wire.RoleWorker, name, []string{"--name", name,
-			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir)})
+		_, err := l.spawn(wire.RoleWorker, name, append([]string{"--name", name,
+			"--slots", strconv.Itoa(slots), "--cache", filepath.Join(l.cfg.Store, cacheDir)}, l.cfg.WorkerArgs...))
 		if err != nil {
 			return nil, err
 		}

@@ -18,8 +18,12 @@ import (
 // clusterName is what the servers of a local cluster call it.
 const clusterName = "idunno"
 
-// ensureGap is the pause between two tries to create the streams.
-const ensureGap = 100 * time.Millisecond
+// ensureGap is the pause between two tries to create the streams, ensureWait how
+// long one may take.
+const (
+	ensureGap  = 100 * time.Millisecond
+	ensureWait = 5 * time.Second
+)
 
 // brokerName is the name of a server, and of its directory in the store when there
 // are several.
@@ -73,11 +77,13 @@ func (l *Local) startBrokers(ctx context.Context) error {
 		return err
 	}
 	for {
-		err := l.broker.Ensure(ctx)
-		if err == nil || l.cfg.Servers == 1 {
-			return err
+		// While the servers have no leader, requests get lost.
+		within, cancel := context.WithTimeout(ctx, ensureWait)
+		err := l.broker.Ensure(within)
+		cancel()
+		if err == nil {
+			return nil
 		}
-		// They are still finding each other.
 		select {
 		case err := <-l.died:
 			return err
@@ -100,6 +106,9 @@ func (l *Local) brokerArgs(i int, routes []string) []string {
 		}
 	}
 	args := []string{"--host", l.cfg.Host, "--port", strconv.Itoa(port), "--store", store, "--json"}
+	if l.cfg.MaxStore > 0 {
+		args = append(args, "--max-store", strconv.FormatInt(l.cfg.MaxStore, 10))
+	}
 	if l.cfg.Temporary {
 		args = append(args, "--temporary")
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"testing/quick"
 	"time"
@@ -255,5 +256,61 @@ func TestBitsetCountsBelow(t *testing.T) {
 		if got := b.below(y); got != want || b.has(y) != set[y] {
 			t.Fatalf("below(%d) = %d, want %d", y, got, want)
 		}
+	}
+}
+
+// Dead letters are handed out in batches, again when they could not be stored, and
+// all of them by whoever leads next.
+func TestDeadLettersAreHandedOutUntilStored(t *testing.T) {
+	rec := record(1, 50, 5)
+	j := NewJob(rec, false)
+	for n := 1; n <= rec.Tasks(); n++ {
+		j.Fold(&wire.Result{Job: rec.Job, Task: n, Error: "bad", Tried: []wire.Attempt{{Cause: wire.CauseError, Node: "a"}}}, time.Unix(2000, 0))
+	}
+	if !j.Finished() || j.AllFiled() {
+		t.Fatal("a job with dead letters to store may end")
+	}
+	first := j.Letters(4)
+	if len(first) != 4 || first[3].Task != 4 || first[3].From != 16 || first[3].To != 20 || j.Letters(4) != nil {
+		t.Fatalf("%d letters", len(first))
+	}
+	j.Filed(first[2:])
+	if second := j.Letters(4); len(second) != 4 || second[0].Task != 3 || second[3].Task != 6 {
+		t.Fatalf("%+v", second)
+	}
+	j.Resume() // the one who had them is gone
+	if all := j.Letters(100); len(all) != 8 || len(j.Unfiled()) != 8 {
+		t.Fatalf("%d letters left, want 8", len(all))
+	}
+	j.Filed(nil)
+	if !j.AllFiled() || len(j.Letters(4)) != 0 {
+		t.Fatal("letters are left")
+	}
+}
+
+// The tasks of a retry are those that failed, whatever their number and size.
+func TestRetryCoversWhatFailed(t *testing.T) {
+	cover := func(from, length uint16, size uint8, failed [7]uint16) bool {
+		rec := record(int(from)+1, int(from)+1+int(length%2000), int(size%40)+1)
+		numbers := []int{}
+		for _, f := range failed {
+			numbers = append(numbers, int(f)%rec.Tasks()+1)
+		}
+		slices.Sort(numbers)
+		numbers = slices.Compact(numbers)
+		again := *rec
+		again.Job, again.Retry = 10, &wire.Retry{Of: 9, Tasks: wire.RangesOf(numbers)}
+		batches := 0
+		for i, n := range numbers {
+			was, is := Task(rec, n), Task(&again, i+1)
+			batches += is.To - is.From + 1
+			if is.From != was.From || is.To != was.To || is.Task != i+1 || is.Job != 10 {
+				return false
+			}
+		}
+		return again.Tasks() == len(numbers) && again.Batches() == batches
+	}
+	if err := quick.Check(cover, nil); err != nil {
+		t.Fatal(err)
 	}
 }
