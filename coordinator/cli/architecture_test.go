@@ -55,8 +55,9 @@ var mayImport = map[string][]string{
 	"coordinator/client":  {"broker", "broker/wire"},
 	"coordinator/cluster": {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
 	"coordinator/cli":     {"..."},
-	"bench":               {"bench/chaos", "broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench":               {"bench/chaos", "bench/powercut", "broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
 	"bench/chaos":         {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench/powercut":      {},
 	"bench/peers":         {"bench", "models/..."},
 }
 

@@ -91,6 +91,7 @@ server starts without the others; the cluster works when two of them run.`,
 	flags.StringVar(&memory, "memory", "512MiB", "`SIZE` of memory to aim at")
 	flags.StringVar(&maxStore, "max-store", "", "`SIZE` of everything stored here at most (default: what is free, less --keep-free)")
 	flags.StringVar(&keepFree, "keep-free", "", "`SIZE` of the disk that is left to others (default 256MiB, or an eighth of a small disk)")
+	flags.DurationVar(&cfg.SyncInterval, "sync-interval", 0, "`TIME` between syncs to disk; a power cut loses what was acknowledged since (default: sync every write)")
 	flags.BoolVar(&temporary, "temporary", false, "remove at the end what a cluster has put into the store")
 	flags.BoolVar(&asJSON, "json", false, "print the URL as one line of JSON when ready")
 	untilStdinEnds(cmd, &tied)

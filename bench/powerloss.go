@@ -1,0 +1,329 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"idunno/bench/powercut"
+	"idunno/broker"
+	"idunno/broker/embedded"
+	"idunno/coordinator/cluster"
+	"idunno/objectstore"
+)
+
+// PowerlossConfig says what [Powerloss] measures.
+type PowerlossConfig struct {
+	// Program is the path of the idunno program that the broker is started with.
+	// Required.
+	Program string
+	// Cuts is how often the power is cut, for each way of syncing; default 10.
+	Cuts int
+	// Span is how long the broker works before a cut, at most; at least half of it.
+	// Default 3 s.
+	Span time.Duration
+	// Interval is how often the broker syncs when it doesn't sync every write;
+	// default two minutes, that of nats-server.
+	Interval time.Duration
+	// Seed decides when the cuts are; default 1.
+	Seed uint64
+	// Progress is told of every step.
+	Progress Progress
+}
+
+// Writers of each kind.
+const (
+	powerResults = 8
+	powerJobs    = 2
+	powerFiles   = 2
+	// powerFile is the size of a file in bytes, powerResult that of a result.
+	powerFile   = 300 << 10
+	powerResult = 1 << 10
+)
+
+// Powerloss cuts the power of a broker while jobs are submitted, results stored and
+// files put into the SDFS, starts a broker on what is left on the disk (see package
+// powercut), and counts what had been acknowledged and is gone. It does so with
+// every write synced before it is acknowledged, which is the default, and with a
+// sync from time to time. Something lost with the default makes the document not OK.
+func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
+	if c.Program == "" {
+		return nil, fmt.Errorf("%w: no program", ErrConfig)
+	}
+	if c.Cuts <= 0 {
+		c.Cuts = 10
+	}
+	if c.Span <= 0 {
+		c.Span = 3 * time.Second
+	}
+	if c.Interval <= 0 {
+		c.Interval = 2 * time.Minute
+	}
+	if c.Seed == 0 {
+		c.Seed = 1
+	}
+	d := newDocument("powerloss")
+	random := rand.New(rand.NewPCG(c.Seed, 0))
+	for _, way := range []struct {
+		name string
+		args []string
+	}{{"always", nil}, {"interval", []string{"--sync-interval", c.Interval.String()}}} {
+		var acked, lost []float64
+		all, gone := 0, 0
+		for cut := range c.Cuts {
+			after := c.Span/2 + time.Duration(random.Int64N(int64(c.Span/2)+1))
+			o, err := powerCut(ctx, c.Program, way.args, after)
+			if err != nil {
+				return nil, err
+			}
+			c.Progress.tell("sync %s, cut %d of %d after %.1f s: %d acknowledged (%d submissions, %d results, %d files), %d lost; %d syncs, %d KiB on the disk",
+				way.name, cut+1, c.Cuts, after.Seconds(), o.acked(), len(o.jobs), len(o.results), len(o.files), o.lost, o.disk.Syncs, o.disk.Bytes>>10)
+			acked, lost = append(acked, float64(o.acked())), append(lost, float64(o.lost))
+			all, gone = all+o.acked(), gone+o.lost
+		}
+		d.Results = append(d.Results, counted("acknowledged/"+way.name, "writes", acked), counted("lost/"+way.name, "writes", lost))
+		d.Ratios = append(d.Ratios, Ratio{"lost_to_acknowledged/" + way.name, float64(gone) / float64(max(all, 1)), all})
+		d.Counts.Faults += c.Cuts
+		if way.name == "always" {
+			d.Counts.Lost = gone
+			d.OK = gone == 0 && all > 0
+		}
+	}
+	return d, nil
+}
+
+// counted is a result of few values, which may be nought.
+func counted(name, unit string, values []float64) Result {
+	v := slices.Sorted(slices.Values(values))
+	r := Result{Name: name, Unit: unit, N: len(v)}
+	if len(v) == 0 {
+		return r
+	}
+	at := func(q float64) float64 { return v[min(int(q*float64(len(v))), len(v)-1)] }
+	for _, x := range v {
+		r.Mean += x / float64(len(v))
+	}
+	for _, x := range v {
+		r.Sd += (x - r.Mean) * (x - r.Mean) / float64(len(v))
+	}
+	r.Sd = math.Sqrt(r.Sd)
+	r.Min, r.P50, r.P90, r.P95, r.P99, r.Max = v[0], at(0.5), at(0.9), at(0.95), at(0.99), v[len(v)-1]
+	return r
+}
+
+// powered is what was acknowledged before a cut, and how much of it is lost.
+type powered struct {
+	mu      sync.Mutex
+	jobs    map[uint64][]byte
+	results map[int][]byte
+	files   map[string]string // digest by name
+	lost    int
+	disk    powercut.Stats
+}
+
+func (o *powered) acked() int { return len(o.jobs) + len(o.results) + len(o.files) }
+
+// powerCut runs a broker for a while, cuts its power, and counts what is lost.
+func powerCut(ctx context.Context, program string, args []string, after time.Duration) (*powered, error) {
+	dir, err := os.MkdirTemp("", "idunno-powerloss-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	store, left := filepath.Join(dir, "store"), filepath.Join(dir, "left")
+	if err := os.Mkdir(store, 0o700); err != nil {
+		return nil, err
+	}
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NATS_") })
+	said := &firstLine{line: make(chan string, 1)}
+	var complaints bytes.Buffer
+	p, err := powercut.Start(powercut.Config{Program: program, Dir: store, Env: env,
+		Args: append([]string{"idunno", "broker", "--port", "-1", "--store", store, "--json"}, args...)}, said, &complaints)
+	if err != nil {
+		return nil, err
+	}
+	o := &powered{jobs: make(map[uint64][]byte), results: make(map[int][]byte), files: make(map[string]string)}
+	err = o.load(ctx, said.line, after)
+	o.disk = p.Stats()
+	if cutErr := p.Cut(left); err == nil {
+		err = cutErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w %s", err, complaints.Bytes())
+	}
+	return o, o.check(ctx, left)
+}
+
+// load has the broker store things until the time is up. What it doesn't acknowledge
+// is not counted.
+func (o *powered) load(ctx context.Context, ready <-chan string, span time.Duration) error {
+	starting, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var at cluster.Ready
+	select {
+	case line := <-ready:
+		if err := json.Unmarshal([]byte(line), &at); err != nil {
+			return fmt.Errorf("the broker said %q: %w", line, err)
+		}
+	case <-starting.Done():
+		return fmt.Errorf("the broker doesn't start: %w", context.Cause(starting))
+	}
+	b, err := broker.Connect(starting, broker.Config{Servers: at.URL, Name: "powerloss"})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	objects, index, err := b.Files(starting)
+	if err != nil {
+		return err
+	}
+	files := objectstore.Open(objects, index)
+	ctx, cancel = context.WithTimeout(ctx, span)
+	defer cancel()
+	var writers sync.WaitGroup
+	write := func(n int, one func(i int) error) {
+		for w := range n {
+			writers.Go(func() {
+				for i := w + 1; ctx.Err() == nil; i += n {
+					_ = one(i) // what fails was not acknowledged
+				}
+			})
+		}
+	}
+	write(powerResults, func(i int) error { return o.result(ctx, b, i) })
+	write(powerJobs, func(i int) error { return o.job(ctx, b, i) })
+	write(powerFiles, func(i int) error { return o.file(ctx, files, i) })
+	writers.Wait()
+	return nil
+}
+
+func (o *powered) result(ctx context.Context, b *broker.Broker, i int) error {
+	p := powerBytes(i, powerResult)
+	if err := b.StoreResult(ctx, 1, i, p); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.results[i] = p
+	return nil
+}
+
+func (o *powered) job(ctx context.Context, b *broker.Broker, i int) error {
+	p := []byte(`{"model":"mlp","from":1,"to":` + strconv.Itoa(i) + `}`)
+	job, err := b.Submit(ctx, "", p)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.jobs[job] = p
+	return nil
+}
+
+func (o *powered) file(ctx context.Context, files *objectstore.Store, i int) error {
+	name := "files/" + strconv.Itoa(i)
+	v, err := files.Put(ctx, name, bytes.NewReader(powerBytes(i, powerFile)))
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.files[name] = v.Digest
+	return nil
+}
+
+// powerBytes are n bytes that nobody else writes.
+func powerBytes(i, n int) []byte {
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], uint64(i))
+	p := make([]byte, n)
+	_, _ = rand.NewChaCha8(seed).Read(p) // it never fails
+	return p
+}
+
+// check starts a broker on what is left and counts what is missing or damaged.
+func (o *powered) check(ctx context.Context, store string) error {
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: store})
+	if err != nil {
+		return fmt.Errorf("start a broker on what is left: %w", err)
+	}
+	defer s.Stop()
+	b, err := broker.Connect(ctx, broker.Config{Servers: s.URL(), Name: "powerloss"})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := b.Ensure(ctx); err != nil {
+		return err
+	}
+	jobs, err := b.Jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for job, want := range o.jobs {
+		if m, err := jobs.GetMsg(ctx, job); err != nil || !bytes.Equal(m.Data, want) {
+			o.lost++
+		}
+	}
+	found := 0
+	err = b.ReadResults(ctx, 1, func(subject string, p []byte) (bool, error) {
+		if _, i, ok := broker.TaskOfResult(subject); ok && bytes.Equal(o.results[i], p) {
+			found++
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	o.lost += len(o.results) - found
+	objects, index, err := b.Files(ctx)
+	if err != nil {
+		return err
+	}
+	files := objectstore.Open(objects, index)
+	for name, digest := range o.files {
+		// Reading checks the bytes against the digest.
+		if v, err := files.Get(ctx, name, io.Discard); err != nil || v.Digest != digest {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			o.lost++
+		}
+	}
+	return nil
+}
+
+// firstLine passes the first line on and forgets the rest.
+type firstLine struct {
+	line chan string
+	rest []byte
+	done bool
+}
+
+func (f *firstLine) Write(p []byte) (int, error) {
+	if f.done {
+		return len(p), nil
+	}
+	f.rest = append(f.rest, p...)
+	if len(f.rest) > 64<<10 {
+		return 0, errors.New("a line without end")
+	}
+	if i := bytes.IndexByte(f.rest, '\n'); i >= 0 {
+		f.done = true
+		f.line <- string(f.rest[:i])
+	}
+	return len(p), nil
+}
