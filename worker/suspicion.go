@@ -78,11 +78,20 @@ type peers struct {
 // others names the other live workers; none when no coordinator answers.
 func (w *worker) others(ctx context.Context) []string {
 	w.peers.mu.Lock()
-	defer w.peers.mu.Unlock()
-	if time.Since(w.peers.asked) < peersAge {
-		return w.peers.names
+	names, fresh := w.peers.names, time.Since(w.peers.asked) < peersAge
+	w.peers.mu.Unlock()
+	if fresh {
+		return names
 	}
-	w.peers.names, w.peers.asked = nil, time.Now()
+	// Nobody shall wait for the network under the lock; two may ask at once.
+	names = w.askOthers(ctx)
+	w.peers.mu.Lock()
+	defer w.peers.mu.Unlock()
+	w.peers.names, w.peers.asked = names, time.Now()
+	return names
+}
+
+func (w *worker) askOthers(ctx context.Context) (names []string) {
 	ctx, cancel := context.WithTimeout(ctx, peersWait)
 	defer cancel()
 	p, err := w.Broker.Ask(ctx, broker.SubjectNodes, nil)
@@ -95,8 +104,8 @@ func (w *worker) others(ctx context.Context) []string {
 	}
 	for i := range reply.Nodes {
 		if n := &reply.Nodes[i]; n.Role == wire.RoleWorker && n.State == wire.NodeAlive && n.Node != w.Name {
-			w.peers.names = append(w.peers.names, n.Node)
+			names = append(names, n.Node)
 		}
 	}
-	return w.peers.names
+	return names
 }
