@@ -68,6 +68,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)
 	}
 	if err := cfg.Broker.Ensure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped before it began
+		}
 		return err
 	}
 	bucket, err := cfg.Broker.Leases(ctx)
