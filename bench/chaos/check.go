@@ -268,6 +268,7 @@ func (c *Checker) Verdict() *Verdict {
 		c.v.Unknown++
 		c.unknown[docKey(s.Doc)]++
 	}
+	c.lease.begin(c.pauses.faults)
 	for _, number := range sortedJobs(c.jobs) {
 		c.judge(number, c.jobs[number])
 		for _, detail := range c.lease.stale(c.jobs[number].writes) {
