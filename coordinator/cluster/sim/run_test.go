@@ -65,7 +65,7 @@ func simulate(t *testing.T, f *fixture, cache string, seed uint64) (wrong []stri
 	synctest.Test(t, func(t *testing.T) {
 		w := sim.NewWorld(seed, f.store, broker.LeaseTTL)
 		r := &run{t: t, w: w, rng: rand.New(rand.NewPCG(seed, 1)), judge: newJudge(w, f.clean), cache: cache, faults: make(map[string]int)}
-		w.TellsClosed = r.rng.IntN(4) > 0
+		w.TellsClosed = r.rng.IntN(8) > 0
 		r.start()
 		if w.TellsClosed {
 			r.broker()
