@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,8 +39,10 @@ type reader struct {
 	stream jetstream.Stream
 	// next is the place to read from, last the newest one at the beginning.
 	next, last uint64
-	told       bool
-	fn         func(context.Context, *Stored)
+	// delivered counts what the present consumer has delivered.
+	delivered uint64
+	told      bool
+	fn        func(context.Context, *Stored)
 }
 
 func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
@@ -69,66 +72,87 @@ func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(c
 	return func() { cancel(); <-done }, nil
 }
 
-// readOnce reads until something fails or the connection changes, which may mean
-// that the server has forgotten the consumer.
+// readOnce reads until something fails or the connection is made anew, which may
+// mean that the server has forgotten the consumer. It ends with ctx at once: the
+// client's own ordered consumer would go on trying to replace what is lost.
 func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) error {
 	once, cancel := context.WithCancel(ctx)
 	defer cancel()
 	open, opened := context.WithTimeout(once, lookUpWait)
 	defer opened()
-	consumer, err := r.stream.OrderedConsumer(open, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next, InactiveThreshold: forgetReader})
+	consumer, err := r.stream.CreateConsumer(open, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next, AckPolicy: jetstream.AckNonePolicy,
+		MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: forgetReader})
 	if err != nil {
 		return err
 	}
-	info, err := consumer.Info(open)
-	if err != nil {
-		return err
-	}
-	r.caughtUp(ctx, info.NumPending)
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullBeat))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		for {
-			select {
-			case <-once.Done():
-				return
-			case connected := <-changes:
-				if connected {
-					cancel()
-				}
-			}
-		}
-	}()
-	defer func() { cancel(); <-watched }()
+	r.delivered = 0
+	r.caughtUp(ctx, consumer.CachedInfo().NumPending)
 	for {
-		m, err := messages.Next(jetstream.NextContext(once))
-		if err != nil {
-			if ctx.Err() == nil && once.Err() != nil {
-				return nil // begin again at once
-			}
+		again, err := r.fetch(once, consumer, changes)
+		if again || err != nil {
 			return err
 		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		if meta.Sequence.Stream < r.next {
-			continue
-		}
-		r.fn(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()})
-		r.next = meta.Sequence.Stream + 1
-		left := meta.NumPending
-		if meta.Sequence.Stream >= r.last {
-			left = 0 // what is still to come was stored after the reader began
-		}
-		r.caughtUp(ctx, left)
 	}
+}
+
+// fetch makes one request for messages.
+func (r *reader) fetch(ctx context.Context, consumer jetstream.Consumer, changes <-chan bool) (again bool, err error) {
+	// The server is told of an end a little earlier.
+	within, cancel := context.WithTimeout(ctx, pullExpiry)
+	defer cancel()
+	batch, err := consumer.Fetch(readAhead, jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))
+	if err != nil {
+		return false, err
+	}
+	again, err = r.take(ctx, batch, changes)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // what came too late leaves a gap, which is noticed
+	}
+	return again, err
+}
+
+// take hands over what a request to the server brings. It reports true when the
+// reader shall begin again at once.
+func (r *reader) take(ctx context.Context, batch jetstream.MessageBatch, changes <-chan bool) (again bool, err error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return true, nil
+		case connected := <-changes:
+			if connected {
+				return true, nil
+			}
+		case m, ok := <-batch.Messages():
+			if !ok {
+				return false, batch.Error()
+			}
+			if err := r.read(ctx, m); err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+func (r *reader) read(ctx context.Context, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	if r.delivered++; meta.Sequence.Consumer != r.delivered {
+		return fmt.Errorf("message %d of the reader came as number %d", meta.Sequence.Consumer, r.delivered)
+	}
+	if meta.Sequence.Stream < r.next {
+		return nil
+	}
+	r.fn(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()})
+	r.next = meta.Sequence.Stream + 1
+	left := meta.NumPending
+	if meta.Sequence.Stream >= r.last {
+		left = 0 // what is still to come was stored after the reader began
+	}
+	r.caughtUp(ctx, left)
+	return nil
 }
 
 // caughtUp says, once, that what was stored is through.
