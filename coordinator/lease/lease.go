@@ -12,14 +12,16 @@
 // update: the entry can't expire before that, because the server received the
 // update later. When an update fails by time-out the leader keeps trying until
 // that moment and then stops leading by itself, whatever its work waits for, so
-// with clocks that run equally fast two leaders never overlap. A frozen process that wakes up too late is
-// fenced by the epoch: every record it would write has been rewritten at a
-// higher revision by its successor, and its compare-and-set fails.
+// with clocks that run equally fast two leaders overlap only when one was taken for
+// dead that lives. Such a one, and a frozen process that wakes up too late, is
+// fenced by the epoch: every record it would write has been rewritten at a higher
+// revision by its successor, and its compare-and-set fails.
 //
 //	failure                        what happens
 //	leader killed                  known to be dead: a standby updates the entry at once; else it expires after TTL
 //	leader stops in order          key deleted, a standby creates it within Poll
 //	leader frozen beyond TTL       its next update is refused; its writes are fenced
+//	answer to an update lost       the next try recognizes its own write and goes on
 //	server unreachable             leader steps down after TTL, all stand by
 package lease
 
@@ -72,8 +74,9 @@ type Config struct {
 }
 
 // Run takes the lease whenever it is free and calls lead while it holds it, with
-// an epoch that grows from leader to leader as long as the bucket lives. It returns when ctx ends, after
-// lead has returned, or with lead's error when it fails while leading.
+// an epoch that grows from leader to leader as long as the bucket lives. It returns
+// when ctx ends, after lead has returned, or with lead's error when it fails while
+// leading.
 func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch uint64) error) error {
 	if cfg.Poll <= 0 {
 		cfg.Poll = cfg.TTL / 20
