@@ -19,6 +19,9 @@ var (
 	first   = flag.Uint64("sim.first", 1, "the first seed")
 )
 
+// least is how many seeds run however slow the machine is.
+const least = 20
+
 // Every accepted job ends with one result a task, equal to those of a run without
 // faults, whatever happens on the way.
 func TestSeeds(t *testing.T) {
@@ -38,9 +41,9 @@ func TestSeeds(t *testing.T) {
 		for lane := range 2 {
 			t.Run(fmt.Sprint(lane), func(t *testing.T) {
 				t.Parallel()
-				for time.Since(began) < *limit {
+				for {
 					seed := atomic.AddUint64(&next, 1)
-					if seed >= *first+uint64(*seeds) {
+					if seed >= *first+uint64(*seeds) || seed >= *first+least && time.Since(began) > *limit {
 						return
 					}
 					ok := t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -66,9 +69,6 @@ func TestSeeds(t *testing.T) {
 		}
 	})
 	t.Logf("%d seeds in %v: %v", ran, time.Since(began).Round(time.Millisecond), total)
-	if ran < 10 {
-		t.Errorf("only %d seeds in %v", ran, *limit)
-	}
 }
 
 // check simulates a seed and reports its failure, with what leads to it.
