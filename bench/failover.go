@@ -152,7 +152,7 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 		for i, t := range took {
 			samples[i].add(float64(t) / float64(time.Millisecond))
 		}
-		f.Progress.tell("%s, %d of %d: %.1f ms", kind, n, f.Kills, float64(took[0])/float64(time.Millisecond))
+		f.Progress.tell("%s, %d of %d: %v", kind, n, f.Kills, took)
 	}
 	outcome, endErr := f.load.end(ctx)
 	if err := errors.Join(err, endErr); err != nil {
@@ -237,15 +237,15 @@ func (f *failover) victims(ctx context.Context, local *cluster.Local, n int) ([]
 // killLeader kills the leader, and returns the time until the next submission is
 // accepted and the longest time without a result.
 func (f *failover) killLeader(ctx context.Context, local *cluster.Local) ([]time.Duration, error) {
-	if err := f.load.busy(ctx, local.Names(wire.RoleWorker)); err != nil {
-		return nil, err
-	}
-	if err := f.pause(ctx); err != nil {
-		return nil, err
-	}
 	api := client.New(local.Broker())
 	leader, err := f.ready(ctx, api, local)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.load.flowing(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.pause(ctx); err != nil {
 		return nil, err
 	}
 	doc, err := json.Marshal(wire.JobDoc{Model: "mlp", Data: wire.DefaultData, From: 1, To: 1})

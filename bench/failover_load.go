@@ -273,6 +273,21 @@ func (l *load) busy(ctx context.Context, workers []string) error {
 	})
 }
 
+// steady is how long results must have come without a pause before a fault whose
+// pause is measured, calmGap the longest pause.
+const (
+	steady  = time.Second
+	calmGap = 100 * time.Millisecond
+)
+
+// flowing waits until results come steadily.
+func (l *load) flowing(ctx context.Context) error {
+	return l.await(ctx, func() bool {
+		now := time.Now()
+		return l.gap(now.Add(-steady), now) < calmGap
+	})
+}
+
 // started are the tasks that a worker says that it computes.
 func started(h *wire.Heartbeat) []taskOf {
 	var tasks []taskOf

@@ -13,5 +13,5 @@
 //	FILES    SDFS index           key-value, file
 //	OBJECTS  SDFS contents        object store, file
 //	TASKS    what is to be done   work queue, memory: derived again from the above
-//	LEASE    who coordinates      key-value, memory, expires
+//	LEASE    who coordinates      key-value, file, expires
 package broker

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,9 +20,8 @@ const (
 	// taken for lost: it was on a server that has died.
 	pullExpiry = 4 * time.Second
 	pullBeat   = time.Second
-	// stallLook is how often a reader that gets nothing asks whether there is
-	// something.
-	stallLook = 2 * time.Second
+	// directAfter is how long a reader goes without a consumer until it reads without.
+	directAfter = 3 * time.Second
 	// forgetReader is how long a server keeps the consumer of a reader that has gone.
 	forgetReader = time.Minute
 )
@@ -45,12 +43,12 @@ type reader struct {
 	stream jetstream.Stream
 	// next is the place to read from, last the newest one at the beginning.
 	next, last uint64
-	told       bool
-	fn         func(context.Context, *Stored)
-	// read counts the messages read, at is next for other goroutines to see; missed
-	// says that a consumer didn't deliver what there was.
-	read, at atomic.Uint64
-	missed   atomic.Bool
+	// delivered counts what the present consumer has delivered.
+	delivered uint64
+	told      bool
+	fn        func(context.Context, *Stored)
+	// missed says that the present consumer didn't deliver what there was.
+	missed bool
 }
 
 func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
@@ -65,13 +63,23 @@ func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(c
 	go func() {
 		defer close(done)
 		defer stopChanges()
+		failing := time.Time{}
 		for ctx.Err() == nil {
 			err := b.readOnce(ctx, r, changes)
-			if r.missed.Swap(false) {
+			switch {
+			case err == nil && !r.missed:
+				failing = time.Time{}
+				continue
+			case r.missed:
 				b.tell(EventRebuilt, fmt.Errorf("a reader of stream %s got nothing although there was something from place %d on: reading anew", name, r.next))
+				r.missed = false
+				err = b.readDirectly(ctx, r)
+			case failing.IsZero():
+				failing = time.Now()
+			case time.Since(failing) > directAfter:
 				err = b.readDirectly(ctx, r)
 			}
-			if err == nil {
+			if err == nil && failing.IsZero() {
 				continue
 			}
 			// The server is away or just back.
@@ -85,117 +93,117 @@ func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(c
 	return func() { cancel(); <-done }, nil
 }
 
-// readOnce reads until something fails or the connection changes, which may mean
-// that the server has forgotten the consumer.
+// readOnce reads until something fails or the connection is made anew, which may
+// mean that the server has forgotten the consumer. It ends with ctx at once: the
+// client's own ordered consumer would go on trying to replace what is lost.
 func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) error {
 	once, cancel := context.WithCancel(ctx)
 	defer cancel()
 	open, opened := context.WithTimeout(once, lookUpWait)
 	defer opened()
-	consumer, err := r.stream.OrderedConsumer(open, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next, InactiveThreshold: forgetReader})
+	consumer, err := r.stream.CreateConsumer(open, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next, AckPolicy: jetstream.AckNonePolicy,
+		MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: forgetReader})
 	if err != nil {
 		return err
 	}
-	info, err := consumer.Info(open)
-	if err != nil {
-		return err
-	}
-	r.caughtUp(ctx, info.NumPending)
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullBeat))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	watched := make(chan struct{})
-	r.at.Store(r.next)
-	go func() {
-		defer close(watched)
-		tick := time.NewTicker(stallLook)
-		defer tick.Stop()
-		stall := stall{read: r.read.Load()}
-		for {
-			select {
-			case <-once.Done():
-				return
-			case connected := <-changes:
-				if connected {
-					cancel()
-				}
-			case <-tick.C:
-				if stall.look(once, r) {
-					r.missed.Store(true)
-					cancel()
-				}
-			}
+	r.delivered = 0
+	r.caughtUp(ctx, consumer.CachedInfo().NumPending)
+	for empty := 0; ; {
+		before := r.next
+		again, err := r.fetch(once, consumer, changes)
+		if again || err != nil {
+			return err
 		}
-	}()
-	defer func() { cancel(); <-watched }()
+		// A consumer may be alive and blind, on a server whose copy of the stream has
+		// fallen behind.
+		if empty++; r.next != before || !r.behind(once) {
+			empty = 0
+		}
+		if empty >= 2 {
+			r.missed = true
+			return nil
+		}
+	}
+}
+
+// behind reports whether the stream has more than was read.
+func (r *reader) behind(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, lookUpWait)
+	defer cancel()
+	info, err := r.stream.Info(ctx)
+	return err == nil && info.State.LastSeq >= r.next
+}
+
+// fetch makes one request for messages.
+func (r *reader) fetch(ctx context.Context, consumer jetstream.Consumer, changes <-chan bool) (again bool, err error) {
+	// The server is told of an end a little earlier.
+	within, cancel := context.WithTimeout(ctx, pullExpiry)
+	defer cancel()
+	batch, err := consumer.Fetch(readAhead, jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))
+	if err != nil {
+		return false, err
+	}
+	again, err = r.take(ctx, batch, changes)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // what came too late leaves a gap, which is noticed
+	}
+	return again, err
+}
+
+// take hands over what a request to the server brings. It reports true when the
+// reader shall begin again at once.
+func (r *reader) take(ctx context.Context, batch jetstream.MessageBatch, changes <-chan bool) (again bool, err error) {
 	for {
-		m, err := messages.Next(jetstream.NextContext(once))
-		if err != nil {
-			if ctx.Err() == nil && once.Err() != nil {
-				return nil // begin again at once
+		select {
+		case <-ctx.Done():
+			return true, nil
+		case connected := <-changes:
+			if connected {
+				return true, nil
 			}
-			return err
+		case m, ok := <-batch.Messages():
+			if !ok {
+				return false, batch.Error()
+			}
+			if err := r.read(ctx, m); err != nil {
+				return false, err
+			}
 		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		if meta.Sequence.Stream < r.next {
-			continue
-		}
-		r.give(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()})
-		left := meta.NumPending
-		if meta.Sequence.Stream >= r.last {
-			left = 0 // what is still to come was stored after the reader began
-		}
-		r.caughtUp(ctx, left)
 	}
+}
+
+func (r *reader) read(ctx context.Context, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	if r.delivered++; meta.Sequence.Consumer != r.delivered {
+		return fmt.Errorf("message %d of the reader came as number %d", meta.Sequence.Consumer, r.delivered)
+	}
+	if meta.Sequence.Stream < r.next {
+		return nil
+	}
+	r.give(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()})
+	left := meta.NumPending
+	if meta.Sequence.Stream >= r.last {
+		left = 0 // what is still to come was stored after the reader began
+	}
+	r.caughtUp(ctx, left)
+	return nil
 }
 
 // give passes a message on.
 func (r *reader) give(ctx context.Context, m *Stored) {
 	r.fn(ctx, m)
 	r.next = m.Seq + 1
-	r.read.Add(1)
-	r.at.Store(r.next)
 }
 
-// stall finds out that a consumer doesn't deliver what there is. It may be alive all
-// the same: on a server whose copy of the stream has fallen behind.
-type stall struct {
-	read, behind uint64
-}
-
-// look reports whether the reader got nothing since the last look although there was
-// something by then.
-func (s *stall) look(ctx context.Context, r *reader) bool {
-	read := r.read.Load()
-	if read != s.read {
-		s.read, s.behind = read, 0
-		return false
-	}
-	within, cancel := context.WithTimeout(ctx, lookUpWait)
-	defer cancel()
-	info, err := r.stream.Info(within)
-	if err != nil || info.State.LastSeq < r.at.Load() || r.read.Load() != read {
-		s.behind = 0
-		return false
-	}
-	if s.behind == 0 {
-		s.behind = info.State.LastSeq
-		return false
-	}
-	return true
-}
-
-// readDirectly reads what a consumer has missed, message by message, from the server
-// that leads the stream.
+// readDirectly reads what there is, message by message, from the server that leads
+// the stream, without a consumer: that one has missed it, or can't be made.
 func (b *Broker) readDirectly(ctx context.Context, r *reader) error {
 	for {
-		m, err := b.nextMessage(ctx, r.name, r.next)
+		m, err := b.nextMessage(ctx, r.name, ">", r.next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			r.caughtUp(ctx, 0)
 			return nil
@@ -210,13 +218,13 @@ func (b *Broker) readDirectly(ctx context.Context, r *reader) error {
 	}
 }
 
-// nextMessage asks the leader of a stream for the first message from a place on. It
-// returns [jetstream.ErrMsgNotFound] when there is none.
-func (b *Broker) nextMessage(ctx context.Context, stream string, from uint64) (*Stored, error) {
+// nextMessage asks the leader of a stream for the first message of a subject, which may
+// have wildcards, from a place on. It returns [jetstream.ErrMsgNotFound] when there is none.
+func (b *Broker) nextMessage(ctx context.Context, stream, subject string, from uint64) (*Stored, error) {
 	request, err := json.Marshal(struct {
 		Seq     uint64 `json:"seq"`
 		Subject string `json:"next_by_subj"`
-	}{from, ">"})
+	}{from, subject})
 	if err != nil {
 		return nil, err
 	}

@@ -100,3 +100,41 @@ func TestReaderSurvivesRestarts(t *testing.T) {
 		t.Errorf("told %d times that it has caught up, want once; %d messages too many", marks, len(events))
 	}
 }
+
+// A reader is stopped at once, also while there is no server.
+func TestReaderStopsWithoutAServer(t *testing.T) {
+	defer goleak.VerifyNone(t, append(brokertest.Leaks(), goleak.IgnoreCurrent())...)
+	ctx := testContext(t)
+	s, err := embedded.Start(embedded.Config{Port: -1, Store: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := brokertest.Connect(t, s.URL())
+	if err := b.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	caughtUp := make(chan struct{})
+	stop, err := b.FollowResults(ctx, 1, func(_ context.Context, m *broker.Stored) {
+		if m == nil {
+			close(caughtUp)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-caughtUp
+	lost, stopLost := b.ConnectionChanges()
+	defer stopLost()
+	s.Stop()
+	for connected := range lost {
+		if !connected {
+			break
+		}
+	}
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	b.Close()
+}

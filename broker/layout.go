@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,18 +34,25 @@ type Placed struct {
 	Current, Behind []string
 }
 
-// Layout asks where everything is kept. Of a server alone it returns nothing.
+// Layout asks where everything is kept. Of a server alone it returns nothing. A
+// stream for which nobody answers has no leader.
 func (b *Broker) Layout(ctx context.Context) (Layout, error) {
 	if !b.Clustered() {
 		return nil, nil
 	}
 	var layout Layout
 	for _, name := range streamNames() {
-		stream, err := b.JS.Stream(ctx, name)
+		within, cancel := context.WithTimeout(ctx, lookUpWait)
+		stream, err := b.JS.Stream(within, name)
+		cancel()
+		p := Placed{Stream: name}
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			layout = append(layout, p) // nobody answers for it
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("look up stream %s: %w", name, err)
 		}
-		p := Placed{Stream: name}
 		if c := stream.CachedInfo().Cluster; c != nil {
 			p.Leader = c.Leader
 			for _, r := range c.Replicas {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -61,6 +62,9 @@ func (b *Broker) Room(ctx context.Context) (Room, error) {
 	return Room{Limit: max(info.Limits.MaxStore, 0) / copies, Used: int64(info.Store) / copies}, nil
 }
 
+// limitWait bounds one look at the room and what follows from it.
+const limitWait = 3 * time.Second
+
 // caps are limits of streams, in bytes, that divide the room: uploads leave the
 // reserve to everything else, and results and submissions leave a quarter of the
 // reserve to records and to the index of files, without which no file could be
@@ -81,6 +85,8 @@ func (r Room) caps(bytes map[string]int64) map[string]int64 {
 
 // limit divides what room there is among the streams.
 func (b *Broker) limit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, limitWait)
+	defer cancel()
 	room, err := b.Room(ctx)
 	if err != nil {
 		return err

@@ -218,7 +218,7 @@ func buckets() []jetstream.KeyValueConfig {
 	return []jetstream.KeyValueConfig{
 		{Bucket: bucketState, Description: "iDunno: job records", Storage: jetstream.FileStorage, History: 1},
 		{Bucket: bucketFiles, Description: "iDunno: SDFS index", Storage: jetstream.FileStorage, History: 1},
-		{Bucket: bucketLease, Description: "iDunno: coordinator lease", Storage: jetstream.MemoryStorage, History: 1, TTL: LeaseTTL},
+		{Bucket: bucketLease, Description: "iDunno: coordinator lease", Storage: jetstream.FileStorage, History: 1, TTL: LeaseTTL},
 	}
 }
 

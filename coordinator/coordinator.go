@@ -67,21 +67,18 @@ func Run(ctx context.Context, cfg Config) error {
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)
 	}
-	if err := cfg.Broker.Ensure(ctx); ctx.Err() != nil {
-		return nil
-	} else if err != nil {
+	c := &coordinator{Config: cfg, ledger: newLedger(cfg.Log), changed: make(chan struct{}, 1), started: time.Now()}
+	var bucket broker.Bucket
+	err := broker.Patiently(ctx, func(ctx context.Context) (err error) {
+		bucket, err = c.open(ctx)
+		return err
+	})
+	if ctx.Err() != nil {
+		return nil // stopped before it stood by
+	}
+	if err != nil {
 		return err
 	}
-	bucket, err := cfg.Broker.Leases(ctx)
-	if err != nil {
-		return fmt.Errorf("open lease: %w", err)
-	}
-	objects, index, err := cfg.Broker.Files(ctx)
-	if err != nil {
-		return err
-	}
-	c := &coordinator{Config: cfg, files: objectstore.Open(objects, index), ledger: newLedger(cfg.Log),
-		changed: make(chan struct{}, 1), started: time.Now()}
 	c.roll = newRoll(c)
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAnnounce()
@@ -97,6 +94,23 @@ func Run(ctx context.Context, cfg Config) error {
 			Prepare: c.prepare, Dead: c.roll.isDead, Poke: c.roll.died}, c.lead)
 	})
 	return group.Wait()
+}
+
+// open creates what there isn't yet, and opens the SDFS and the lease's bucket.
+func (c *coordinator) open(ctx context.Context) (broker.Bucket, error) {
+	if err := c.Broker.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	objects, index, err := c.Broker.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.files = objectstore.Open(objects, index)
+	bucket, err := c.Broker.Leases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open lease: %w", err)
+	}
+	return bucket, nil
 }
 
 // holder is how the lease names this process.

@@ -225,3 +225,36 @@ func TestNoCoordinator(t *testing.T) {
 		t.Fatalf("nobody there: %v", err)
 	}
 }
+
+// Epochs go on above those in the records, also when the bucket of the lease has
+// been deleted and counts from 1 again.
+func TestEpochsGrowWithoutTheOldLease(t *testing.T) {
+	r := newRig(t)
+	stop := r.coordinator("c1")
+	job := r.submit(1, 4)
+	stop()
+	stop = r.coordinator("c2")
+	epoch := func() uint64 {
+		state, err := r.b.State(r.ctx)
+		r.must(err)
+		entry, err := state.Get(r.ctx, broker.KeyJob(job))
+		r.must(err)
+		var rec wire.JobRecord
+		r.must(json.Unmarshal(entry.Value(), &rec))
+		return rec.Epoch
+	}
+	r.work(job, 1, "one")
+	r.wait(job, func(s *wire.JobStats) bool { return s.Batches == 1 })
+	stop()
+	before := epoch()
+	if before < 2 {
+		t.Fatalf("the second leader has epoch %d", before)
+	}
+	r.must(r.b.JS.DeleteKeyValue(r.ctx, "idunno_lease"))
+	r.coordinator("c3")
+	r.work(job, 3, "one")
+	r.wait(job, ended)
+	if after := epoch(); after <= before {
+		t.Errorf("epoch %d after %d", after, before)
+	}
+}

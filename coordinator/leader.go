@@ -223,6 +223,9 @@ func (l *leader) takeOver(ctx context.Context) error {
 	if err := l.readRecords(ctx, l.state); err != nil {
 		return err
 	}
+	// The bucket of the lease counts from 1 again when somebody has deleted it.
+	l.epoch = max(l.epoch, l.ledger.epoch+1)
+	l.ledger.epoch = l.epoch // what this term writes it doesn't read again
 	l.active, l.queued = l.unfinished()
 	plans := make(map[uint64]*wire.JobRecord, len(l.active))
 	for _, job := range l.active {

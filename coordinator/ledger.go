@@ -32,6 +32,8 @@ type ledger struct {
 	ended  map[uint64]*wire.JobRecord
 	totals *nodeTotals // over all ended jobs
 	last   uint64
+	// epoch is the highest that has written a record.
+	epoch uint64
 	// known is what the last job showed of a model on a data set.
 	known map[workload]sched.Experience
 	// results is the place of the last result taken in. A standby reads records
@@ -66,6 +68,7 @@ func (g *ledger) record(e *broker.Entry) {
 		return
 	}
 	g.revs[job] = e.Revision
+	g.epoch = max(g.epoch, rec.Epoch)
 	g.last = max(g.last, job)
 	switch j := g.jobs[job]; {
 	case rec.State.Ended():

@@ -17,6 +17,9 @@ const (
 	pingWait = time.Second
 	// rollTick is how often silence is looked for.
 	rollTick = 20 * time.Millisecond
+	// deafAfter is how long a node may hear no heartbeat at all, its own neither,
+	// until it doubts its hearing.
+	deafAfter = 500 * time.Millisecond
 	// rescueWait bounds the wait for a worker to take a dead one's task.
 	rescueWait = 100 * time.Millisecond
 	// maxOrphans bounds the tasks kept while nobody leads.
@@ -40,6 +43,8 @@ type roll struct {
 
 	mu      sync.Mutex
 	members *sched.Members
+	// heard is when any heartbeat came last, this node's own included.
+	heard time.Time
 	// plans are the records of active jobs by number while this coordinator leads;
 	// nil while it stands by.
 	plans map[uint64]*wire.JobRecord
@@ -112,6 +117,10 @@ func (r *roll) grace() {
 func (r *roll) tick(ctx context.Context, now time.Time) (ask []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if now.Sub(r.heard) > deafAfter {
+		// Nobody lives, it seems, not even we: it is our own connection that is silent.
+		r.members.Grace(now)
+	}
 	ask, orphans := r.members.Tick(now)
 	r.release(ctx, orphans)
 	if len(orphans) > 0 {
@@ -128,7 +137,8 @@ func (r *roll) observe(ctx context.Context, p []byte) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.release(ctx, r.members.Observe(h, time.Now()))
+	r.heard = time.Now()
+	r.release(ctx, r.members.Observe(h, r.heard))
 	if h.Leaving {
 		r.tell()
 	}

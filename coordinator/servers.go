@@ -13,7 +13,7 @@ const (
 	// tendEvery is how often the leader looks after the servers, tendWait how long
 	// that may take.
 	tendEvery = 3 * time.Second
-	tendWait  = 10 * time.Second
+	tendWait  = 20 * time.Second
 	roomWait  = time.Second
 	// stuckLooks is how many times in a row a job must be found waiting for nobody
 	// until its queue is rebuilt.

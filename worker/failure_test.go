@@ -2,16 +2,20 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/models"
 	"idunno/models/dataset"
@@ -248,5 +252,52 @@ func TestOnlyFaultsBecomeResults(t *testing.T) {
 	r, err := wire.ParseResult(w.failed(h, fault{errors.New("still no model")}))
 	if err != nil || r.Error != "still no model" || len(r.Tried) != 5 || r.Tried[4].Error != r.Error {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A task that failed here goes to a worker that hasn't tried it, as far as there
+// are any and for a while.
+func TestTaskIsLeftToOthers(t *testing.T) {
+	w, ctx := newBench(t, 1)
+	here, there := wire.Attempt{Cause: wire.CauseError, Node: "w"}, wire.Attempt{Cause: wire.CauseError, Node: "other"}
+	late := wire.Attempt{Cause: wire.CauseError, Node: "w", Time: time.Now().Add(-2 * leaveFor)}
+	leaves := func(tried ...wire.Attempt) bool {
+		w.peers.asked = time.Time{}
+		return w.leave(ctx, &held{task: &wire.Task{}, tried: tries(tried...)})
+	}
+	if leaves(here) {
+		t.Error("left to others where nobody knows of any")
+	}
+	node := func(name string, role wire.Role, state wire.NodeState) wire.Node {
+		return wire.Node{Heartbeat: wire.Heartbeat{Node: name, Role: role}, State: state}
+	}
+	var told atomic.Pointer[wire.NodesReply]
+	list := wire.NodesReply{Nodes: []wire.Node{node("w", wire.RoleWorker, wire.NodeAlive), node("c", wire.RoleCoordinator, wire.NodeAlive),
+		node("dead", wire.RoleWorker, wire.NodeDead), node("going", wire.RoleWorker, wire.NodeDraining)}}
+	told.Store(&list)
+	stop, err := w.Broker.Listen(broker.SubjectNodes, func(m *broker.Message) {
+		if p, err := json.Marshal(told.Load()); err == nil {
+			_ = m.Respond(p)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if leaves(here) {
+		t.Error("left to workers that take none")
+	}
+	told.Store(&wire.NodesReply{Nodes: append(slices.Clone(list.Nodes), node("other", wire.RoleWorker, wire.NodeSuspect))})
+	for _, c := range []struct {
+		name  string
+		tried []wire.Attempt
+		want  bool
+	}{
+		{"failed here", []wire.Attempt{here}, true}, {"failed there", []wire.Attempt{there}, false},
+		{"failed everywhere", []wire.Attempt{here, there}, false}, {"nobody took it", []wire.Attempt{late}, false}, {"never failed", nil, false},
+	} {
+		if got := leaves(c.tried...); got != c.want {
+			t.Errorf("%s: left to others: %v", c.name, got)
+		}
 	}
 }

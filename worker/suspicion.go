@@ -3,6 +3,8 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -63,7 +65,11 @@ func (w *worker) leave(ctx context.Context, t *held) bool {
 	if mine.IsZero() || time.Since(mine) > leaveFor {
 		return false
 	}
-	return slices.ContainsFunc(w.others(ctx), func(name string) bool {
+	others, err := w.others(ctx)
+	if err != nil {
+		return true // there may be some
+	}
+	return slices.ContainsFunc(others, func(name string) bool {
 		return !slices.ContainsFunc(t.tried, func(a wire.Attempt) bool { return a.Node == name })
 	})
 }
@@ -75,28 +81,45 @@ type peers struct {
 	asked time.Time
 }
 
-// others names the other live workers; none when no coordinator answers.
-func (w *worker) others(ctx context.Context) []string {
+// others names the other workers that live, for all that is known; none when there
+// is no coordinator.
+func (w *worker) others(ctx context.Context) ([]string, error) {
+	w.peers.mu.Lock()
+	names, fresh := w.peers.names, time.Since(w.peers.asked) < peersAge
+	w.peers.mu.Unlock()
+	if fresh {
+		return names, nil
+	}
+	// Nobody shall wait for the network under the lock; two may ask at once.
+	names, err := w.askOthers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	w.peers.mu.Lock()
 	defer w.peers.mu.Unlock()
-	if time.Since(w.peers.asked) < peersAge {
-		return w.peers.names
-	}
-	w.peers.names, w.peers.asked = nil, time.Now()
+	w.peers.names, w.peers.asked = names, time.Now()
+	return names, nil
+}
+
+func (w *worker) askOthers(ctx context.Context) (names []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, peersWait)
 	defer cancel()
 	p, err := w.Broker.Ask(ctx, broker.SubjectNodes, nil)
-	if err != nil {
-		return nil
-	}
 	var reply wire.NodesReply
-	if err := json.Unmarshal(p, &reply); err != nil {
-		return nil
-	}
-	for i := range reply.Nodes {
-		if n := &reply.Nodes[i]; n.Role == wire.RoleWorker && n.State == wire.NodeAlive && n.Node != w.Name {
-			w.peers.names = append(w.peers.names, n.Node)
+	switch {
+	case errors.Is(err, broker.ErrNobody):
+	case err != nil:
+		return nil, err
+	default:
+		if err := json.Unmarshal(p, &reply); err != nil {
+			return nil, fmt.Errorf("decode the list of nodes: %w", err)
 		}
 	}
-	return w.peers.names
+	for i := range reply.Nodes {
+		n := &reply.Nodes[i]
+		if n.Role == wire.RoleWorker && n.Node != w.Name && (n.State == wire.NodeAlive || n.State == wire.NodeSuspect) {
+			names = append(names, n.Node)
+		}
+	}
+	return names, nil
 }

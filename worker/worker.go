@@ -168,14 +168,18 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := cfg.Broker.Ensure(ctx); err != nil {
-		return nil, err
-	}
-	objects, index, err := cfg.Broker.Files(ctx)
+	var files *objectstore.Store
+	err := broker.Patiently(ctx, func(ctx context.Context) error {
+		if err := cfg.Broker.Ensure(ctx); err != nil {
+			return err
+		}
+		objects, index, err := cfg.Broker.Files(ctx)
+		files = objectstore.Open(objects, index)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	files := objectstore.Open(objects, index)
 	cache, err := objectstore.OpenCache(files, cfg.CacheDir, cfg.CacheBytes)
 	if err != nil {
 		return nil, fmt.Errorf("open the cache: %w", err)

@@ -56,6 +56,8 @@ type Checker struct {
 	jobs    map[uint64]*claim // by number
 	seen    map[place]string  // sums of results that were seen
 	stored  map[place]string  // of those that are there
+	failed  map[place]bool    // tasks whose result is a failure
+	letters map[place]bool
 	lease   leaseWatch
 	pauses  pauseWatch
 }
@@ -80,7 +82,7 @@ type claim struct {
 // NewChecker returns a checker that knows the truth.
 func NewChecker(truth Truth) *Checker {
 	return &Checker{truth: truth, submits: make(map[int]*Event), unknown: make(map[string]int), jobs: make(map[uint64]*claim),
-		seen: make(map[place]string), stored: make(map[place]string),
+		seen: make(map[place]string), stored: make(map[place]string), failed: make(map[place]bool), letters: make(map[place]bool),
 		v: &Verdict{Faults: make(map[Kind]int), After: make(map[Kind][]time.Duration), Flaws: make(map[Flaw]int), Findings: []Finding{}}}
 }
 
@@ -114,6 +116,8 @@ func (c *Checker) Event(e *Event) error {
 		j.stored, j.record = true, e
 	case WhatResult:
 		c.result(e)
+	case WhatLetter:
+		c.letters[place{e.Job, e.Task}] = true
 	case WhatEnd:
 		c.done = true
 	}
@@ -150,7 +154,7 @@ func (c *Checker) submission(e *Event) {
 		j.accepted, j.doc = true, *s.Doc
 	case WhatRefused:
 		c.v.Refused++
-		if !e.busy() {
+		if !e.Busy {
 			c.v.find(Refused, 0, 0, "%s", e.Error)
 		}
 	case WhatUnknown:
@@ -158,9 +162,6 @@ func (c *Checker) submission(e *Event) {
 		c.unknown[docKey(s.Doc)]++
 	}
 }
-
-// busy reports whether a refusal says that the cluster is full, which it may be.
-func (e *Event) busy() bool { return e.Skipped }
 
 func docKey(d *wire.JobDoc) string { return fmt.Sprintf("%s %s %d-%d", d.Model, d.Data, d.From, d.To) }
 
@@ -235,6 +236,9 @@ func (c *Checker) result(e *Event) {
 // failure takes the result of a task that failed into account. It is right when the
 // task has a batch that can't succeed.
 func (c *Checker) failure(j *claim, e *Event, task *wire.Task) {
+	if j.record.State != wire.StateCancelled { // its end doesn't wait for letters
+		c.failed[place{e.Job, e.Task}] = true
+	}
 	bad := c.truth.BadModels[j.record.Doc.Model]
 	for batch := task.From; batch <= task.To; batch++ {
 		c.v.Failed++
@@ -268,6 +272,7 @@ func (c *Checker) Verdict() *Verdict {
 		c.v.Unknown++
 		c.unknown[docKey(s.Doc)]++
 	}
+	c.lease.begin(c.pauses.faults)
 	for _, number := range sortedJobs(c.jobs) {
 		c.judge(number, c.jobs[number])
 		for _, detail := range c.lease.stale(c.jobs[number].writes) {
@@ -280,6 +285,16 @@ func (c *Checker) Verdict() *Verdict {
 			c.v.find(LostResult, at.job, 0, "task %d", at.task)
 		case stored != sum:
 			c.v.find(ChangedResult, at.job, 0, "task %d: %s, was %s", at.task, stored, sum)
+		}
+	}
+	for at := range c.failed {
+		if !c.letters[at] {
+			c.v.find(WrongLetter, at.job, 0, "task %d has failed and has none", at.task)
+		}
+	}
+	for at := range c.letters {
+		if j := c.jobs[at.job]; !c.failed[at] && (j == nil || j.record == nil || j.record.State != wire.StateCancelled) {
+			c.v.find(WrongLetter, at.job, 0, "task %d has one and has not failed", at.task)
 		}
 	}
 	for _, detail := range c.lease.judge(c.pauses.faults) {

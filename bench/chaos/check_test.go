@@ -90,6 +90,20 @@ func restart(ms int, name string) chaos.Event {
 	return chaos.Event{What: chaos.WhatFault, Time: at(ms), Fault: &chaos.Fault{Number: ms, Kind: chaos.KillServer, Targets: []string{name}}}
 }
 
+func failure(job uint64, task, from, to int) chaos.Event {
+	return chaos.Event{What: chaos.WhatResult, Job: job, Task: task, From: from, To: to, Error: "no model", Sum: fmt.Sprint(job, task)}
+}
+
+func letter(job uint64, task int) chaos.Event {
+	return chaos.Event{What: chaos.WhatLetter, Job: job, Task: task}
+}
+
+func refused(s *story, busy bool) *story {
+	s.submit(0, doc("mlp", "mnist", 1, 4), chaos.WhatRefused)
+	s.events[len(s.events)-1].Busy = busy
+	return s
+}
+
 func three(s *story) *story { s.events[0].Plan.Servers = 3; return s }
 
 func released(holder string, bucket, rev, written int) chaos.Event {
@@ -119,14 +133,12 @@ func judge(t *testing.T, s *story) *chaos.Verdict {
 func TestGoodHistories(t *testing.T) {
 	poisoned, holed, lost := doc("bad", "mnist", 1, 2), doc("cnn", "holes", 1, 6), doc("cnn", "mnist", 5, 6)
 	long := doc("mlp", "mnist", 1, 6)
-	failure := func(job uint64, task, from, to int) chaos.Event {
-		return chaos.Event{What: chaos.WhatResult, Job: job, Task: task, From: from, To: to, Error: "no model", Sum: fmt.Sprint(job, task)}
-	}
 	for name, s := range map[string]*story{
 		"nothing at all": begin(),
 		"a job":          good(),
 		"poison": begin().submit(1, poisoned, chaos.WhatAccepted).stored(1, poisoned, 2, wire.StateDoneWithFailures).add(failure(1, 1, 1, 2)).
-			submit(2, holed, chaos.WhatAccepted).stored(2, holed, 2, wire.StateDoneWithFailures).result(2, "cnn", 1, 1, 2).add(failure(2, 2, 3, 4)).result(2, "cnn", 3, 5, 6),
+			submit(2, holed, chaos.WhatAccepted).stored(2, holed, 2, wire.StateDoneWithFailures).result(2, "cnn", 1, 1, 2).add(failure(2, 2, 3, 4)).result(2, "cnn", 3, 5, 6).add(letter(1, 1)).add(letter(2, 2)),
+		"the cluster is full":        refused(good(), true),
 		"no answer, and a job":       begin().submit(0, lost, chaos.WhatUnknown).stored(1, lost, 2, wire.StateDone).result(1, "cnn", 1, 5, 6),
 		"no answer, and no job":      good().submit(0, lost, chaos.WhatUnknown),
 		"no end of the submission":   good().add(chaos.Event{What: chaos.WhatSubmit, Submission: 9, Doc: lost}).stored(2, lost, 2, wire.StateDone).result(2, "cnn", 1, 5, 6),
@@ -151,7 +163,7 @@ func TestGoodHistories(t *testing.T) {
 }
 
 func TestBadHistories(t *testing.T) {
-	d, other := doc("mlp", "mnist", 1, 4), doc("cnn", "mnist", 5, 6)
+	d, other, bad1 := doc("mlp", "mnist", 1, 4), doc("cnn", "mnist", 5, 6), doc("bad", "mnist", 1, 2)
 	bad := func(job uint64, task, from, to int) *story { return good().result(job, "mlp", task, from, to) }
 	differing := func(change func(*chaos.Event)) *story {
 		s := good()
@@ -180,7 +192,7 @@ func TestBadHistories(t *testing.T) {
 		"a result is another":       {differing(func(e *chaos.Event) { e.Sums[1] = "x" }), []chaos.Flaw{chaos.Differing}},
 		"a result is shifted":       {differing(func(e *chaos.Event) { e.From, e.To = 2, 3 }), []chaos.Flaw{chaos.LostBatch, chaos.LostBatch, chaos.ForeignResult}},
 		"a result is short":         {differing(func(e *chaos.Event) { e.Sums = e.Sums[:1] }), []chaos.Flaw{chaos.LostBatch, chaos.LostBatch, chaos.ForeignResult}},
-		"a batch fails":             {differing(func(e *chaos.Event) { e.Sums, e.Error = nil, "out of luck" }), []chaos.Flaw{chaos.WrongFailure}},
+		"a batch fails":             {differing(func(e *chaos.Event) { e.Sums, e.Error = nil, "out of luck" }).add(letter(1, 2)), []chaos.Flaw{chaos.WrongFailure}},
 		"a result of no job":        {bad(7, 1, 1, 2), []chaos.Flaw{chaos.ForeignResult}},
 		"a result of no task":       {bad(1, 3, 5, 6), []chaos.Flaw{chaos.ForeignResult}},
 		"a job that nobody wants":   {good().stored(2, other, 2, wire.StateDone).result(2, "cnn", 1, 5, 6), []chaos.Flaw{chaos.ForeignJob}},
@@ -201,8 +213,11 @@ func TestBadHistories(t *testing.T) {
 			add(chaos.Event{What: chaos.WhatHeal, Time: at(500), Fault: &chaos.Fault{Number: 1}}).add(lease("b 1", 0, 2, 9100)), []chaos.Flaw{chaos.TwoHolders}},
 		"another one's lease": {good().add(lease("a 1", 0, 1, 0)).add(chaos.Event{What: chaos.WhatFault, Time: at(90), Fault: &chaos.Fault{Number: 1, Kind: chaos.KillCoordinator, Targets: []string{"b"}}}).
 			add(lease("b 2", 0, 2, 100)), []chaos.Flaw{chaos.TwoHolders}},
-		"a process dies":       {good().add(chaos.Event{What: chaos.WhatDied, Error: "worker-1"}), []chaos.Flaw{chaos.Died}},
-		"an answer to nothing": {good().add(chaos.Event{What: chaos.WhatAccepted, Submission: 77, Job: 1}), []chaos.Flaw{chaos.BadHistory}},
+		"a letter of nothing":      {good().add(letter(1, 2)), []chaos.Flaw{chaos.WrongLetter}},
+		"a failure without letter": {begin().submit(1, bad1, chaos.WhatAccepted).stored(1, bad1, 2, wire.StateDoneWithFailures).add(failure(1, 1, 1, 2)), []chaos.Flaw{chaos.WrongLetter}},
+		"a refusal for no reason":  {refused(good(), false), []chaos.Flaw{chaos.Refused}},
+		"a process dies":           {good().add(chaos.Event{What: chaos.WhatDied, Error: "worker-1"}), []chaos.Flaw{chaos.Died}},
+		"an answer to nothing":     {good().add(chaos.Event{What: chaos.WhatAccepted, Submission: 77, Job: 1}), []chaos.Flaw{chaos.BadHistory}},
 	} {
 		v := judge(t, c.s.end())
 		var got []chaos.Flaw

@@ -59,13 +59,13 @@ func (s *striker) strike(ctx context.Context, f Fault, poisoned wire.JobDoc) {
 		return
 	}
 	if f.For > 0 {
-		// Even when the run is over, what is broken gets mended.
 		select {
 		case <-ctx.Done():
+			return // the whole cluster is about to be stopped
 		case <-time.After(f.For):
 		}
 	}
-	err := s.mend(context.WithoutCancel(ctx), f)
+	err := s.mend(ctx, f)
 	e := Event{What: WhatHeal, Fault: &Fault{Number: f.Number, Kind: f.Kind}}
 	if err != nil {
 		e.Error = err.Error()

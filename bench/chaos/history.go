@@ -39,6 +39,7 @@ const (
 	// After the calm, what the store holds:
 	WhatStored What = "stored" // a submission, and the job's record if there is one
 	WhatResult What = "result" // a result
+	WhatLetter What = "letter" // a dead letter
 	WhatEnd    What = "end"    // the store has been read to its end
 )
 
@@ -51,6 +52,8 @@ type Event struct {
 	Fault   *Fault  `json:"fault,omitempty"`
 	Skipped bool    `json:"skipped,omitempty"`
 	Error   string  `json:"error,omitempty"`
+	// Busy says that a refusal has no other reason than that the cluster is full.
+	Busy bool `json:"busy,omitempty"`
 
 	Submission int          `json:"submission,omitempty"`
 	Via        string       `json:"via,omitempty"`

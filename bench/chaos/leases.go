@@ -33,7 +33,9 @@ type reset struct {
 
 // life is a life of the bucket, and what was written in it.
 type life struct {
-	from   time.Time
+	from time.Time
+	// unseen says that from is only the last moment of the life before.
+	unseen bool
 	writes []leaseWrite
 }
 
@@ -57,7 +59,7 @@ func (w *leaseWatch) write(e *Event, h *Header) {
 	if e.Bucket.Equal(w.bucket) && e.Revision <= w.rev {
 		w.resets = append(w.resets, reset{w.written, e.Written, fmt.Sprintf("%s has the lease at %d, after %s at %d", e.Holder, e.Revision, w.holder, w.rev)})
 		w.holder, w.rev = "", 0
-		w.lives = append(w.lives, life{from: w.written})
+		w.lives = append(w.lives, life{from: w.written, unseen: true})
 	}
 	if !e.Bucket.Equal(w.bucket) {
 		// A server that was started anew has forgotten the bucket before.
@@ -97,6 +99,19 @@ func (w *leaseWatch) repeats(faults []*hit, servers int) (flaws []string) {
 		}
 	}
 	return flaws
+}
+
+// begin dates the lives that began without having been seen: at the fault before
+// their first write.
+func (w *leaseWatch) begin(faults []*hit) {
+	for i := range w.lives {
+		l := &w.lives[i]
+		for _, h := range faults {
+			if l.unseen && h.servers > 0 && h.from.After(l.from) && len(l.writes) > 0 && h.from.Before(l.writes[0].at) {
+				l.from = h.from
+			}
+		}
+	}
 }
 
 // rank orders the epochs of records: a record's epoch is the revision at which the

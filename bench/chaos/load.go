@@ -123,6 +123,7 @@ func (l *load) submit(ctx context.Context, via string, doc wire.JobDoc) (job uin
 	switch {
 	case errors.As(err, &refusal) && refusal.Code != wire.CodeUnavailable:
 		e.What, e.Error = WhatRefused, refusal.Code+": "+refusal.Message
+		e.Busy = refusal.Code == wire.CodeBusy || refusal.Code == wire.CodeStorageFull
 	case err != nil:
 		e.What, e.Error = WhatUnknown, err.Error()
 	}

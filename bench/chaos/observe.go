@@ -200,6 +200,9 @@ func readAll(ctx context.Context, follow func(func(context.Context, *broker.Stor
 	}
 }
 
+// letterPage is how many dead letters are read at a time.
+const letterPage = 100
+
 // gather writes what the store holds into the history.
 func gather(ctx context.Context, b *broker.Broker, rec *Recorder) error {
 	h, err := readJobs(ctx, b)
@@ -226,6 +229,16 @@ func gather(ctx context.Context, b *broker.Broker, rec *Recorder) error {
 		})
 	if err != nil {
 		return fmt.Errorf("read the results: %w", err)
+	}
+	for after, more := uint64(0), true; more; {
+		var letters []wire.DeadLetter
+		if letters, more, err = b.DeadLetters(ctx, 0, after, letterPage); err != nil {
+			return fmt.Errorf("read the dead letters: %w", err)
+		}
+		for _, l := range letters {
+			after = l.Seq
+			rec.Add(Event{What: WhatLetter, Job: l.Job, Task: l.Task, From: l.From, To: l.To, Node: l.Node, Error: l.Error})
+		}
 	}
 	rec.Add(Event{What: WhatEnd})
 	return nil

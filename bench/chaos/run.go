@@ -176,8 +176,11 @@ func (r *runner) cleanRun(ctx context.Context) error {
 		return err
 	}
 	r.batches = set.Batches(cluster.BatchSize)
-	r.truth = Truth{Sums: make(map[string]map[int]string), BadModels: map[string]bool{brokenModel: true},
+	r.truth = Truth{Sums: make(map[string]map[int]string), BadModels: make(map[string]bool),
 		BadBatches: map[string]map[int]bool{holedData: {}}}
+	for name := range badModels() {
+		r.truth.BadModels[name] = true
+	}
 	for _, batch := range holes() {
 		r.truth.BadBatches[holedData][batch] = true
 	}
@@ -210,7 +213,7 @@ func (r *runner) hurt(ctx context.Context) error {
 	defer r.proxies.close()
 	r.say("starting %d broker, %d coordinators, %d workers", r.Servers, r.Coordinators, r.Workers)
 	cfg := cluster.Config{Program: r.Program, Store: store, Temporary: true, Port: -1, Servers: r.Servers, Workers: r.Workers, Coordinators: r.Coordinators,
-		ServerFor: r.proxies.urlFor}
+		ServerFor: r.proxies.urlFor, WorkerArgs: workerArgs()}
 	if r.Log != nil {
 		cfg.Log = &stamped{out: r.Log, began: time.Now()}
 	}

@@ -20,6 +20,7 @@ const (
 	ForeignJob    Flaw = "unexpected job"       // nobody submitted it
 	ForeignResult Flaw = "unexpected result"    // no job asked for it
 	WrongFailure  Flaw = "unexpected failure"   // of a batch that nothing is wrong with, or none of one that can't succeed
+	WrongLetter   Flaw = "wrong dead letter"    // of a task that has not failed, or none of one that has
 	TwoHolders    Flaw = "two holders"          // of the lease at once
 	EpochRepeats  Flaw = "epoch twice"          // of two terms
 	OldEpoch      Flaw = "write of an old term" // after one of a later term
@@ -121,5 +122,5 @@ func (v *Verdict) Doubled() int {
 
 // Differ counts what isn't that of the clean run, or of before.
 func (v *Verdict) Differ() int {
-	return v.Flaws[Differing] + v.Flaws[ChangedResult] + v.Flaws[ChangedEnd] + v.Flaws[WrongFailure]
+	return v.Flaws[Differing] + v.Flaws[ChangedResult] + v.Flaws[ChangedEnd] + v.Flaws[WrongFailure] + v.Flaws[WrongLetter]
 }

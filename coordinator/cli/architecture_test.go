@@ -59,10 +59,13 @@ var mayImport = map[string][]string{
 	"bench/chaos":         {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
 	"bench/powercut":      {},
 	"bench/peers":         {"bench", "models/..."},
+
+	// The simulator runs the roles over a cluster of its own.
+	"coordinator/cluster/sim": {"broker", "broker/wire", "coordinator", "coordinator/cluster", "coordinator/sched", "worker"},
 }
 
 // forTests lists packages that only tests import.
-var forTests = []string{"broker/brokertest", "models/internal/onnxtest"}
+var forTests = []string{"broker/brokertest", "coordinator/cluster/sim", "models/internal/onnxtest"}
 
 // Tests may also use these, for a real server.
 var testsMayImport = []string{"bench", "coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}

@@ -36,7 +36,8 @@ causes faults:
   partition          the way between a node and its broker is cut: both ways, one way,
                      by closing connections, or by a tenth of a second of latency
   restart-all        SIGKILL of everything at once
-  poison             a job with a model or with batches that can't be computed
+  poison             a job with a model that is broken, never ends or wants too much
+                     memory, or with broken batches: they become dead letters
 
 When and what is decided by --seed alone: the same seed gives the same schedule of
 faults, which is printed. Everything that is submitted, answered and seen goes into

@@ -29,7 +29,7 @@ const (
 	// a coordinator took with it when it died is soon made again. retryWait is how
 	// long a request that nobody answers is repeated, long enough for a standby to
 	// take over.
-	firstWait = 250 * time.Millisecond
+	firstWait = 100 * time.Millisecond
 	askWait   = 5 * time.Second
 	retryWait = 4 * time.Second
 	retryGap  = 20 * time.Millisecond

@@ -10,16 +10,18 @@
 //
 // A leader trusts its lease until TTL after it *began* its last successful
 // update: the entry can't expire before that, because the server received the
-// update later. When the update fails by time-out the leader keeps trying until
-// that moment and then stops leading by itself, so with clocks that run equally
-// fast two leaders never overlap. A frozen process that wakes up too late is
-// fenced by the epoch: every record it would write has been rewritten at a
-// higher revision by its successor, and its compare-and-set fails.
+// update later. When an update fails by time-out the leader keeps trying until
+// that moment and then stops leading by itself, whatever its work waits for, so
+// with clocks that run equally fast two leaders overlap only when one was taken for
+// dead that lives. Such a one, and a frozen process that wakes up too late, is
+// fenced by the epoch: every record it would write has been rewritten at a higher
+// revision by its successor, and its compare-and-set fails.
 //
 //	failure                        what happens
 //	leader killed                  known to be dead: a standby updates the entry at once; else it expires after TTL
 //	leader stops in order          key deleted, a standby creates it within Poll
 //	leader frozen beyond TTL       its next update is refused; its writes are fenced
+//	answer to an update lost       the next try recognizes its own write and goes on
 //	server unreachable             leader steps down after TTL, all stand by
 package lease
 
@@ -72,8 +74,9 @@ type Config struct {
 }
 
 // Run takes the lease whenever it is free and calls lead while it holds it, with
-// an epoch that grows from leader to leader as long as the bucket lives. It returns when ctx ends, after
-// lead has returned, or with lead's error when it fails while leading.
+// an epoch that grows from leader to leader as long as the bucket lives. It returns
+// when ctx ends, after lead has returned, or with lead's error when it fails while
+// leading.
 func Run(ctx context.Context, cfg Config, lead func(ctx context.Context, epoch uint64) error) error {
 	if cfg.Poll <= 0 {
 		cfg.Poll = cfg.TTL / 20
@@ -105,32 +108,79 @@ func (cfg Config) hold(ctx context.Context, rev uint64, began time.Time, lead fu
 	leading, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := make(chan error, 1)
-	epoch := rev
-	go func() { done <- lead(leading, epoch) }()
+	go func() { done <- lead(leading, rev) }()
 
-	expires := began.Add(cfg.TTL)
+	h := held{rev: rev, expires: began.Add(cfg.TTL)}
 	tick := time.NewTicker(cfg.TTL / 5)
 	defer tick.Stop()
+	end := time.NewTimer(time.Until(h.expires))
+	defer end.Stop()
+	lose := func(why error) error {
+		cancel(fmt.Errorf("%w: %w", ErrLost, why))
+		<-done
+		return ErrLost
+	}
 	for {
 		select {
 		case err := <-done:
-			cfg.release(ctx, rev)
+			cfg.release(ctx, h.rev)
 			return err
-		case <-tick.C:
-		}
-		began := time.Now()
-		next, err := cfg.renew(leading, rev, expires)
-		switch {
-		case err == nil:
-			rev, expires = next, began.Add(cfg.TTL)
-		case ctx.Err() != nil:
+		case <-end.C:
+			if ctx.Err() == nil {
+				return lose(errUnheard)
+			}
 			// lead sees the end of its context; wait for it above.
-		case errors.Is(err, jetstream.ErrKeyRevisionMismatch) || !time.Now().Before(expires):
-			cancel(fmt.Errorf("%w: %v", ErrLost, err))
-			<-done
-			return ErrLost
+		case <-tick.C:
+			if err := cfg.renew(leading, &h); err != nil && ctx.Err() == nil {
+				return lose(err)
+			}
+			end.Reset(time.Until(h.expires))
 		}
 	}
+}
+
+// errUnheard ends a term whose lease could not be renewed in time.
+var errUnheard = errors.New("no renewal was confirmed in time")
+
+// held is a lease that is held.
+type held struct {
+	rev     uint64
+	expires time.Time
+	// asked is when the first renewal was sent whose answer is missing; zero for none.
+	asked time.Time
+}
+
+// renew makes one try, short enough for others before the lease ends: an answer
+// that got lost shall not cost the lease. It returns an error when the lease is
+// somebody else's.
+func (cfg Config) renew(ctx context.Context, h *held) error {
+	began := time.Now()
+	within, cancel := context.WithTimeout(ctx, min(cfg.TTL/5, time.Until(h.expires)))
+	defer cancel()
+	next, err := cfg.Bucket.Update(within, cfg.Key, []byte(cfg.Holder), h.rev)
+	if err == nil {
+		*h = held{rev: next, expires: began.Add(cfg.TTL)}
+		return nil
+	}
+	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		if h.asked.IsZero() {
+			h.asked = began
+		}
+		return nil // the next tick tries again
+	}
+	if h.asked.IsZero() {
+		return err
+	}
+	// It may be a renewal of ours that was refused the answer. If so it was stored
+	// after it was sent, and the lease lasts from then on.
+	holder, rev, getErr := cfg.Bucket.Get(within, cfg.Key)
+	switch {
+	case errors.Is(getErr, jetstream.ErrKeyNotFound) || getErr == nil && string(holder) != cfg.Holder:
+		return err
+	case getErr == nil && rev > h.rev:
+		*h = held{rev: rev, expires: h.asked.Add(cfg.TTL)}
+	}
+	return nil
 }
 
 // take creates the key, or takes it over from a dead holder. It doesn't wait longer
@@ -139,11 +189,13 @@ func (cfg Config) take(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.TTL/2)
 	defer cancel()
 	rev, err := cfg.Bucket.Create(ctx, cfg.Key, []byte(cfg.Holder))
-	if cfg.Dead == nil || !errors.Is(err, jetstream.ErrKeyExists) {
+	if !errors.Is(err, jetstream.ErrKeyExists) {
 		return rev, err
 	}
 	holder, was, getErr := cfg.Bucket.Get(ctx, cfg.Key)
-	if getErr != nil || !cfg.Dead(string(holder)) {
+	// It is our own when we were not told that we had taken or lost it.
+	free := getErr == nil && (string(holder) == cfg.Holder || cfg.Dead != nil && cfg.Dead(string(holder)))
+	if !free {
 		return 0, err
 	}
 	// Whoever is first wins; for the others the key exists.
@@ -151,12 +203,6 @@ func (cfg Config) take(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return rev, nil
-}
-
-func (cfg Config) renew(ctx context.Context, rev uint64, expires time.Time) (uint64, error) {
-	ctx, cancel := context.WithDeadline(ctx, expires)
-	defer cancel()
-	return cfg.Bucket.Update(ctx, cfg.Key, []byte(cfg.Holder), rev)
 }
 
 // release gives the lease up so that a standby need not wait for its end.

@@ -160,3 +160,95 @@ func TestLostLeaseEndsTheTerm(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// mute is a bucket whose answers to updates get lost while the switch is on; what
+// was asked is done if done is set.
+type mute struct {
+	lease.Bucket
+	on, done atomic.Bool
+	lost     atomic.Int32
+}
+
+func (b *mute) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if !b.on.Load() {
+		return b.Bucket.Update(ctx, key, value, revision)
+	}
+	b.lost.Add(1)
+	if b.done.Load() {
+		if _, err := b.Bucket.Update(ctx, key, value, revision); err != nil {
+			return 0, err
+		}
+	}
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// lead runs a candidate over a mute bucket and returns what tells of its terms.
+func lead(t *testing.T, b *mute) (began chan time.Time, ended chan error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	began, ended = make(chan time.Time, 1), make(chan error, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- lease.Run(ctx, lease.Config{Bucket: b, Key: broker.KeyLeader, Holder: "mute", TTL: broker.LeaseTTL, Poll: time.Minute},
+			func(ctx context.Context, _ uint64) error {
+				began <- time.Now()
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return nil
+			})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return began, ended
+}
+
+func newMute(t *testing.T) *mute {
+	t.Helper()
+	bucket, err := brokertest.New(t).Leases(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &mute{Bucket: leases{bucket}}
+}
+
+// The answer to a renewal got lost, not the lease.
+func TestLostAnswersDontCostTheLease(t *testing.T) {
+	b := newMute(t)
+	began, ended := lead(t, b)
+	<-began
+	b.done.Store(true)
+	b.on.Store(true)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for b.lost.Load() == 0 {
+		<-tick.C
+	}
+	b.on.Store(false)
+	select {
+	case err := <-ended:
+		t.Fatalf("the term ended: %v", err)
+	case <-time.After(broker.LeaseTTL + broker.LeaseTTL/2):
+	}
+}
+
+// Without an answer the term ends before anybody else can take the lease.
+func TestTheTermEndsWithTheLease(t *testing.T) {
+	b := newMute(t)
+	b.on.Store(true)
+	taken := time.Now()
+	began, ended := lead(t, b)
+	<-began
+	select {
+	case err := <-ended:
+		if took := time.Since(taken); !errors.Is(err, lease.ErrLost) || took > broker.LeaseTTL+broker.LeaseTTL/4 {
+			t.Errorf("the term ended after %v: %v", took, err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the term goes on without a lease")
+	}
+}

@@ -1,0 +1,86 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ReadResults calls fn for every stored result of a job, in the order stored,
+// until fn returns false. The order is that of completion, not of the tasks.
+//
+// Most are read through a consumer, which may be on a server whose copy has fallen
+// behind, or that dies; whatever it doesn't bring is asked of the leader, whose word
+// it is that there are no more.
+func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject string, data []byte) (more bool, err error)) error {
+	stream, err := b.Results(ctx)
+	if err != nil {
+		return fmt.Errorf("open results: %w", err)
+	}
+	next, more, err := readThrough(ctx, stream, resultsOf(job), fn)
+	for more && err == nil {
+		var m *Stored
+		m, err = b.nextMessage(ctx, streamResults, resultsOf(job), next)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err == nil {
+			next = m.Seq + 1
+			more, err = fn(m.Subject, m.Data)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read results of job %d: %w", job, err)
+	}
+	return nil
+}
+
+// readThrough reads what a consumer brings of a subject. It returns the place to go
+// on from, and an error only if it is fn's or the end of ctx.
+func readThrough(ctx context.Context, stream jetstream.Stream, subject string, fn func(subject string, data []byte) (more bool, err error)) (next uint64, more bool, err error) {
+	open, cancel := context.WithTimeout(ctx, lookUpWait)
+	defer cancel()
+	consumer, err := stream.CreateConsumer(open, jetstream.ConsumerConfig{FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy,
+		MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second})
+	if err != nil {
+		return 1, true, context.Cause(ctx)
+	}
+	info := consumer.CachedInfo()
+	// The server would keep the consumer for a while; readers that poll would run into
+	// its limit.
+	defer func() {
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpWait)
+		defer cancel()
+		_ = stream.DeleteConsumer(within, info.Name)
+	}()
+	next = 1
+	for left, delivered := info.NumPending, uint64(0); left > 0; {
+		within, cancel := context.WithTimeout(ctx, pullExpiry)
+		batch, err := consumer.Fetch(int(min(left, readAhead)), jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))
+		if err != nil {
+			cancel()
+			return next, true, context.Cause(ctx)
+		}
+		got, lost := false, false
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			delivered++
+			if lost = err != nil || meta.Sequence.Consumer != delivered; lost {
+				break
+			}
+			got, next, left = true, meta.Sequence.Stream+1, left-1
+			if more, err := fn(m.Subject(), m.Data()); err != nil || !more {
+				cancel()
+				return next, false, err
+			}
+		}
+		cancel()
+		if lost || !got || batch.Error() != nil {
+			break
+		}
+	}
+	return next, true, context.Cause(ctx)
+}

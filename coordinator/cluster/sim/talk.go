@@ -1,0 +1,192 @@
+package sim
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"idunno/broker"
+)
+
+// sub is a subscription: its messages come one at a time.
+type sub struct {
+	c       *Conn
+	pattern string
+	fn      func(*message)
+	// The world's lock protects the rest.
+	waiting []*message
+	running bool
+	stopped bool
+}
+
+type message struct {
+	broker.Message
+	id string
+}
+
+// listen subscribes.
+func (c *Conn) listen(pattern string, fn func(*message)) (stop func()) {
+	s := &sub{c: c, pattern: pattern, fn: fn}
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.subs[s] = struct{}{}
+	return func() {
+		c.w.mu.Lock()
+		defer c.w.mu.Unlock()
+		s.stopped = true
+		delete(c.subs, s)
+	}
+}
+
+// arrive gives a message to a subscription.
+func (s *sub) arrive(m *message) {
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	if s.stopped {
+		return
+	}
+	s.waiting = append(s.waiting, m)
+	if !s.running {
+		s.running = true
+		go s.run()
+	}
+}
+
+func (s *sub) run() {
+	for {
+		s.c.thawed()
+		s.c.w.mu.Lock()
+		if len(s.waiting) == 0 || s.stopped {
+			s.running = false
+			s.c.w.mu.Unlock()
+			return
+		}
+		m := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		s.c.w.mu.Unlock()
+		s.fn(m)
+	}
+}
+
+// listeners finds the subscriptions to a subject, in a fixed order, under the lock.
+func (w *World) listeners(subject string) []*sub {
+	var found []*sub
+	for c := range w.conns {
+		if !c.connected {
+			continue
+		}
+		for s := range c.subs {
+			if matches(s.pattern, subject) {
+				found = append(found, s)
+			}
+		}
+	}
+	slices.SortFunc(found, func(x, y *sub) int { return cmp.Compare(x.c.name, y.c.name) })
+	return found
+}
+
+// deliver sends a message from the server to a subscription.
+func (s *sub) deliver(m *message) {
+	once := func() {
+		if s.c.travel(s.c.fate()) {
+			s.arrive(m)
+		}
+	}
+	go once()
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	if s.c.chance(s.c.w.weather.Twice) {
+		go once()
+	}
+}
+
+// Publish sends a message to whoever listens.
+func (c *Conn) Publish(subject string, data []byte) error {
+	data = slices.Clone(data)
+	return c.post(func() {
+		for _, s := range c.w.listeners(subject) {
+			go s.deliver(&message{Message: broker.Message{Subject: subject, Data: data}})
+		}
+	})
+}
+
+// Listen subscribes.
+func (c *Conn) Listen(subject string, fn func(*broker.Message)) (func(), error) {
+	return c.listen(subject, func(m *message) { fn(&m.Message) }), nil
+}
+
+// Wake calls the workers.
+func (c *Conn) Wake() error { return c.Publish(broker.SubjectWake, nil) }
+
+// Ask sends a request.
+func (c *Conn) Ask(ctx context.Context, subject string, data []byte) ([]byte, error) {
+	return c.Request(ctx, subject, "", data)
+}
+
+// Request sends a request with a message identifier.
+func (c *Conn) Request(ctx context.Context, subject, id string, data []byte) ([]byte, error) {
+	answer := make(chan outcome[[]byte], 4)
+	reply := func(p []byte, err error) {
+		if c.travel(c.fate()) {
+			select {
+			case answer <- outcome[[]byte]{p, err}:
+			default:
+			}
+		}
+	}
+	go func() {
+		if !c.travel(c.fate()) {
+			return
+		}
+		c.w.mu.Lock()
+		found := c.w.listeners(subject)
+		if len(found) == 0 {
+			c.w.mu.Unlock()
+			reply(nil, broker.ErrNobody)
+			return
+		}
+		s := found[c.rng.IntN(len(found))]
+		c.w.mu.Unlock()
+		m := &message{id: id, Message: broker.Message{Subject: subject, Data: data}}
+		m.Respond = func(p []byte) error {
+			go func() {
+				if s.c.travel(s.c.fate()) {
+					reply(p, nil)
+				}
+			}()
+			return nil
+		}
+		s.deliver(m)
+	}()
+	select {
+	case o := <-answer:
+		c.thawed()
+		return o.value, o.err
+	case <-ctx.Done():
+		c.thawed()
+		return nil, fmt.Errorf("ask %s: %w", subject, context.Cause(ctx))
+	case <-c.dead:
+		return nil, errGone
+	case <-c.w.over:
+		return nil, errGone
+	}
+}
+
+// Serve answers requests.
+func (c *Conn) Serve(ctx context.Context, s broker.Service) (func(), error) {
+	if !c.sleep(ctx, c.delay()) {
+		return nil, fmt.Errorf("start the service: %w", cmp.Or(context.Cause(ctx), errGone))
+	}
+	var stops []func()
+	for _, e := range s.Endpoints {
+		stops = append(stops, c.listen(e.Subject, func(m *message) {
+			go e.Answer(broker.Request{Data: m.Data, ID: m.id, Respond: m.Respond})
+		}))
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}, nil
+}
