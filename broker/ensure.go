@@ -96,10 +96,21 @@ func (b *Broker) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) e
 		}
 		return err
 	})
+	if IsFull(err) && b.exists(ctx, cfg.Name) {
+		return nil
+	}
 	if err != nil {
 		return b.notCreated("stream "+cfg.Name, err)
 	}
 	return nil
+}
+
+// exists reports whether a stream is there. Where the disk has filled up, streams have
+// been promised more than there is room for, until [Broker.Tend] divides it anew; until
+// then the server refuses to create even what is there.
+func (b *Broker) exists(ctx context.Context, name string) bool {
+	_, err := b.JS.Stream(ctx, name)
+	return err == nil
 }
 
 // updateStream brings an existing stream up to date. It never takes replicas

@@ -100,19 +100,41 @@ func (b *Broker) limit(ctx context.Context) error {
 		info := stream.CachedInfo()
 		bytes[name], now[name] = int64(info.State.Bytes), info.Config
 	}
-	caps := room.caps(bytes)
-	// What becomes smaller first: together they may not be more than the account has.
+	return b.divide(ctx, room, room.caps(bytes), now)
+}
+
+// divide gives the streams their limits. Together they may never be more than the
+// account has, in between neither: what becomes smaller goes first, and what finds
+// no room yet gets what there is, and the rest in the next round.
+func (b *Broker) divide(ctx context.Context, room Room, caps map[string]int64, now map[string]jetstream.StreamConfig) error {
 	names := slices.SortedFunc(maps.Keys(caps), func(a, b string) int { return cmp.Compare(caps[a]-now[a].MaxBytes, caps[b]-now[b].MaxBytes) })
-	for _, name := range names {
-		cfg, want := now[name], caps[name]
-		change := want - cfg.MaxBytes
-		small := room.Limit > 0 && cfg.MaxBytes > 0 && max(change, -change) < room.reserve()/16
-		if change == 0 || small {
-			continue
+	for range len(names) {
+		clipped := false
+		for _, name := range names {
+			cfg, want := now[name], caps[name]
+			if room.Limit > 0 {
+				left := room.Limit
+				for other := range now {
+					if other != name {
+						left -= max(now[other].MaxBytes, 0)
+					}
+				}
+				clipped = clipped || want > left
+				want = min(want, max(left, 1))
+			}
+			change := want - cfg.MaxBytes
+			small := room.Limit > 0 && cfg.MaxBytes > 0 && max(change, -change) < room.reserve()/16
+			if change == 0 || small {
+				continue
+			}
+			cfg.MaxBytes = want
+			if _, err := b.JS.UpdateStream(ctx, cfg); err != nil {
+				return fmt.Errorf("limit stream %s: %w", name, err)
+			}
+			now[name] = cfg
 		}
-		cfg.MaxBytes = want
-		if _, err := b.JS.UpdateStream(ctx, cfg); err != nil {
-			return fmt.Errorf("limit stream %s: %w", name, err)
+		if !clipped {
+			break
 		}
 	}
 	return nil
