@@ -173,6 +173,7 @@ func (l *leader) loop(ctx context.Context) error {
 			l.drainCalls()
 			err = l.settle(ctx)
 		case <-tick.C:
+			l.sum(sumAtOnce)
 			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
 		case connected := <-changes:
 			if !connected {

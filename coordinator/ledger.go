@@ -14,6 +14,10 @@ import (
 // maxEarly bounds the results that are kept for jobs whose record has not come yet.
 const maxEarly = 4096
 
+// sumAtOnce is how many ended jobs are added to the totals at a time: some
+// milliseconds of work.
+const sumAtOnce = 10
+
 // workload is what a batch's time depends on, by digest.
 type workload struct{ model, data string }
 
@@ -30,8 +34,11 @@ type ledger struct {
 	jobs   map[uint64]*sched.Job
 	revs   map[uint64]uint64
 	ended  map[uint64]*wire.JobRecord
-	totals *nodeTotals // over all ended jobs
-	last   uint64
+	totals *nodeTotals // over all ended jobs but those of unsummed
+	// unsummed are ended jobs whose sums are yet to be added to the totals: there may
+	// be thousands when a coordinator starts, and nobody shall wait for them.
+	unsummed []unsummed
+	last     uint64
 	// epoch is the highest that has written a record.
 	epoch uint64
 	// known is what the last job showed of a model on a data set.
@@ -43,6 +50,12 @@ type ledger struct {
 	waiting int
 	// reread is where results have to be read again from, 0 for nowhere.
 	reread uint64
+}
+
+type unsummed struct {
+	stats *wire.JobStats
+	// nodes are the sums of each of the job's nodes.
+	nodes []*wire.RawStats
 }
 
 type early struct {
@@ -99,16 +112,28 @@ func (g *ledger) remember(rec *wire.JobRecord) {
 	if s == nil {
 		return
 	}
-	if err := g.totals.addSummary(s); err != nil {
-		g.log.Error("merge statistics", "job", rec.Job, "error", err)
-	}
-	// The sums have done their work; a record without them is small.
+	sums := unsummed{stats: s}
 	for i := range s.Nodes {
-		s.Nodes[i].Raw = nil
+		sums.nodes = append(sums.nodes, s.Nodes[i].Raw)
+		s.Nodes[i].Raw = nil // a record without them is small
 	}
+	g.unsummed = append(g.unsummed, sums)
 	if s.Batches > 0 && rec.ModelDigest != "" {
 		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
 			Images: float64(s.Images) / float64(s.Batches)}
+	}
+}
+
+// sum adds the sums of at most so many ended jobs to the totals.
+func (g *ledger) sum(most int) {
+	n := min(most, len(g.unsummed))
+	for _, u := range g.unsummed[:n] {
+		if err := g.totals.addSummary(u); err != nil {
+			g.log.Error("merge statistics", "job", u.stats.Job, "error", err)
+		}
+	}
+	if g.unsummed = g.unsummed[n:]; len(g.unsummed) == 0 {
+		g.unsummed = nil
 	}
 }
 

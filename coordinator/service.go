@@ -248,6 +248,7 @@ func (l *leader) allStats() wire.StatsReply {
 		reply.Jobs = append(reply.Jobs, *r.Stats)
 	}
 	slices.Reverse(reply.Jobs)
+	l.sum(len(l.unsummed))
 	total := l.totals.clone()
 	for _, j := range l.jobs {
 		total.addJob(j, j.Stats(time.Now()))

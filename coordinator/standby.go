@@ -75,10 +75,14 @@ func (s *standby) read(ctx context.Context) error {
 			return ctx.Err() == nil
 		})
 	})
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-tick.C:
+			s.ledger.sum(sumAtOnce)
 		case err := <-failed:
 			return err
 		case call := <-calls:

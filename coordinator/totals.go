@@ -68,18 +68,17 @@ func (t *nodeTotals) addJob(j *sched.Job, s *wire.JobStats) {
 	}
 }
 
-// addSummary adds an ended job from its record.
-func (t *nodeTotals) addSummary(s *wire.JobStats) error {
-	for i := range s.Nodes {
-		n := &s.Nodes[i]
-		if n.Raw == nil {
+// addSummary adds an ended job.
+func (t *nodeTotals) addSummary(u unsummed) error {
+	for i, raw := range u.nodes {
+		if raw == nil {
 			continue
 		}
-		tally, err := sched.RestoreTally(n.Raw)
+		tally, err := sched.RestoreTally(raw)
 		if err != nil {
 			return err
 		}
-		t.add(s, n, tally)
+		t.add(u.stats, &u.stats.Nodes[i], tally)
 	}
 	return nil
 }
