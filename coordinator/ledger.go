@@ -143,7 +143,9 @@ func (g *ledger) fold(r *wire.Result, seq uint64, at time.Time) (news bool) {
 	if j := g.jobs[r.Job]; j != nil {
 		return j.Fold(r, at)
 	}
-	if r.Job > g.last {
+	// Records are read side by side with results, and only the newest value of each:
+	// that of a later job may come first.
+	if g.ended[r.Job] == nil {
 		g.keep(r, seq, at)
 	}
 	return false

@@ -41,6 +41,10 @@ type member struct {
 	// closed is the connection that the node had when it was given up: what still
 	// arrives from there is from before.
 	closed string
+	// released are the tasks, by reply subject, that it was found to have held then.
+	released map[string]bool
+	// silent says that the node was given up for its silence alone: it may live.
+	silent bool
 	// given counts the tasks handed to the node since its last heartbeat.
 	given int
 }
@@ -72,14 +76,18 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		m.nodes[h.Node] = n
 	}
 	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
-	if h.Incarnation < n.Incarnation && !gone || h.Conn != "" && h.Conn == n.closed {
+	if h.Incarnation < n.Incarnation && !gone {
 		return nil
+	}
+	if h.Conn != "" && h.Conn == n.closed {
+		return m.late(n, h, now)
 	}
 	if h.Incarnation > n.Incarnation {
 		orphans = n.orphans(n.InFlight, true)
 	}
 	m.reconnected(n, h.Node, h.Conn)
-	n.Heartbeat, n.Seen, n.given, n.closed = *h, now, 0, ""
+	n.Heartbeat, n.Seen, n.given = *h, now, 0
+	n.closed, n.released, n.silent = "", nil, false
 	state := wire.NodeAlive
 	switch {
 	case h.Leaving:
@@ -90,6 +98,24 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		state = wire.NodeDraining
 	}
 	n.enter(state, now)
+	return orphans
+}
+
+// late takes in a heartbeat that was overtaken by the news that its connection has
+// closed. It tells what the node did last: what it held, or that it left.
+func (m *Members) late(n *member, h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
+	if n.State != wire.NodeDead || h.Incarnation != n.Incarnation {
+		return nil
+	}
+	if h.Leaving {
+		n.enter(wire.NodeLeft, now)
+	}
+	for _, o := range n.orphans(h.InFlight, !h.Leaving) {
+		if !n.released[o.Reply] {
+			n.released[o.Reply] = true
+			orphans = append(orphans, o)
+		}
+	}
 	return orphans
 }
 
@@ -142,6 +168,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 		}
 		if silence > deadAfter {
 			orphans = append(orphans, m.Gone(name, now)...)
+			n.silent = true
 			continue
 		}
 		if silence > suspectAfter {
@@ -173,8 +200,12 @@ func (m *Members) Closed(conn string, now time.Time) (name string, orphans []Orp
 	if n.State == wire.NodeDead || n.State == wire.NodeLeft {
 		return "", nil
 	}
-	n.closed = conn
-	return name, m.Gone(name, now)
+	n.closed, n.released = conn, make(map[string]bool)
+	orphans = m.Gone(name, now)
+	for _, o := range orphans {
+		n.released[o.Reply] = true
+	}
+	return name, orphans
 }
 
 // Gone declares a node dead and returns the tasks it held.
@@ -197,11 +228,12 @@ func (m *Members) State(name string) wire.NodeState {
 	return ""
 }
 
-// Dead reports whether an incarnation of a node is known to be no more.
+// Dead reports whether an incarnation of a node is known to be no more: silence
+// alone doesn't tell.
 func (m *Members) Dead(name string, incarnation int64) bool {
 	n := m.nodes[name]
 	return n != nil && (n.Incarnation > incarnation ||
-		n.Incarnation == incarnation && (n.State == wire.NodeDead || n.State == wire.NodeLeft))
+		n.Incarnation == incarnation && (n.State == wire.NodeDead && !n.silent || n.State == wire.NodeLeft))
 }
 
 // Rescuer chooses the worker that shall go on with an orphan: alive, the one with

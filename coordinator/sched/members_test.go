@@ -134,6 +134,40 @@ func TestClosedConnectionMeansDead(t *testing.T) {
 	}
 }
 
+// A heartbeat that the news of its closed connection has overtaken tells what the
+// node held, or that it left.
+func TestOvertakenHeartbeats(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	m.Observe(over(beat("a", 1, 3), "S/7"), now)
+	m.Closed("S/7", now)
+	h := over(beat("a", 1, 3, 4), "S/7")
+	h.InFlight[0].Reply, h.InFlight[1].Reply = "r", "another"
+	orphans := m.Observe(h, now)
+	if len(orphans) != 1 || orphans[0].Task != 4 || state(m, "a") != wire.NodeDead {
+		t.Fatalf("orphans %v, state %s", orphans, state(m, "a"))
+	}
+	if orphans := m.Observe(h, now); orphans != nil {
+		t.Fatalf("released twice: %v", orphans)
+	}
+	h = over(beat("a", 1), "S/7")
+	h.Leaving = true
+	if orphans := m.Observe(h, now); orphans != nil || state(m, "a") != wire.NodeLeft {
+		t.Fatalf("orphans %v, state %s", orphans, state(m, "a"))
+	}
+}
+
+// A node that is only silent may live: its lease is not taken from it.
+func TestSilenceIsNotDeath(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	watch(m, now)
+	m.Observe(beat("a", 1), now)
+	m.Observe(beat("b", 1), now)
+	m.Gone("b", now)
+	if m.Tick(now.Add(deadAfter + 1)); state(m, "a") != wire.NodeDead || m.Dead("a", 1) || !m.Dead("b", 1) {
+		t.Fatalf("state %s, dead %v and %v", state(m, "a"), m.Dead("a", 1), m.Dead("b", 1))
+	}
+}
+
 // Where no broker tells of closed connections every node is asked all the time.
 func TestNodesAreProbedWithoutABroker(t *testing.T) {
 	m, now := NewMembers(), time.Unix(1000, 0)
