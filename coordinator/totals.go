@@ -38,7 +38,8 @@ func (t *nodeTotals) clone() *nodeTotals {
 // maxTotals bounds the nodes told apart; the rest have one line in common.
 const maxTotals = 2000
 
-func (t *nodeTotals) add(s *wire.JobStats, n *wire.NodeStats, tally *sched.Tally) {
+// add returns the tally of a node, to which the caller adds that of a job.
+func (t *nodeTotals) add(s *wire.JobStats, n *wire.NodeStats) *sched.Tally {
 	name := n.Node
 	if t.nodes[name] == nil && len(t.nodes) >= maxTotals {
 		name = "others"
@@ -48,7 +49,6 @@ func (t *nodeTotals) add(s *wire.JobStats, n *wire.NodeStats, tally *sched.Tally
 		total = &nodeTotal{tally: sched.NewTally(), first: s.Started, last: s.Last}
 		t.nodes[name] = total
 	}
-	total.tally.Merge(tally)
 	total.tasks += n.Tasks
 	total.rate += n.Rate
 	total.batchRate += n.BatchRate
@@ -58,13 +58,14 @@ func (t *nodeTotals) add(s *wire.JobStats, n *wire.NodeStats, tally *sched.Tally
 	if s.Last.After(total.last) {
 		total.last = s.Last
 	}
+	return total.tally
 }
 
 // addJob adds a job that goes on.
 func (t *nodeTotals) addJob(j *sched.Job, s *wire.JobStats) {
 	tallies := j.Tallies()
 	for i := range s.Nodes {
-		t.add(s, &s.Nodes[i], tallies[s.Nodes[i].Node])
+		t.add(s, &s.Nodes[i]).Merge(tallies[s.Nodes[i].Node])
 	}
 }
 
@@ -75,11 +76,9 @@ func (t *nodeTotals) addSummary(s *wire.JobStats) error {
 		if n.Raw == nil {
 			continue
 		}
-		tally, err := sched.RestoreTally(n.Raw)
-		if err != nil {
+		if err := t.add(s, n).MergeRaw(n.Raw); err != nil {
 			return err
 		}
-		t.add(s, n, tally)
 	}
 	return nil
 }

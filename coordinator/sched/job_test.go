@@ -188,7 +188,7 @@ func TestTalliesMergeExactly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := RestoreTally(raw)
+		back, err := restoreTally(raw)
 		if err != nil {
 			t.Fatal(err)
 		}

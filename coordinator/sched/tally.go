@@ -55,7 +55,12 @@ func (t *Tally) Batch(b *wire.BatchResult) {
 
 // Merge adds another tally.
 func (t *Tally) Merge(o *Tally) {
-	r, s := &t.raw, &o.raw
+	t.mergeSums(&o.raw)
+	t.times.Merge(o.times)
+}
+
+func (t *Tally) mergeSums(s *wire.RawStats) {
+	r := &t.raw
 	if s.Batches > 0 && (r.Batches == 0 || s.MinNs < r.MinNs) {
 		r.MinNs = s.MinNs
 	}
@@ -68,7 +73,6 @@ func (t *Tally) Merge(o *Tally) {
 	r.Tasks += s.Tasks
 	r.SumNs += s.SumNs
 	addSquares(r, s.SumSq[0], s.SumSq[1])
-	t.times.Merge(o.times)
 }
 
 func addSquares(r *wire.RawStats, hi, lo uint64) {
@@ -86,19 +90,6 @@ func (t *Tally) Raw() (*wire.RawStats, error) {
 	raw := t.raw
 	raw.Times = p
 	return &raw, nil
-}
-
-// RestoreTally is the inverse of [Tally.Raw].
-func RestoreTally(raw *wire.RawStats) (*Tally, error) {
-	h, err := hdrhistogram.Decode(raw.Times)
-	if err != nil {
-		return nil, fmt.Errorf("decode histogram: %w", err)
-	}
-	t := NewTally()
-	t.times.Merge(h)
-	t.raw = *raw
-	t.raw.Times = nil
-	return t, nil
 }
 
 // Stats computes the statistics. Variance is that of the population: the batches
