@@ -89,8 +89,8 @@ func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
 			if err != nil {
 				return nil, err
 			}
-			c.Progress.tell("sync %s, cut %d of %d after %.1f s: %d acknowledged (%d submissions, %d results, %d files), %d lost; %d syncs, %d KiB on the disk",
-				way.name, cut+1, c.Cuts, after.Seconds(), o.acked(), len(o.jobs), len(o.results), len(o.files), o.lost, o.disk.Syncs, o.disk.Bytes>>10)
+			c.Progress.tell("sync %s, cut %d of %d after %.1f s: %d acknowledged (%d submissions, %d results, %d files), %d lost%s; %d syncs, %d KiB on the disk",
+				way.name, cut+1, c.Cuts, after.Seconds(), o.acked(), len(o.jobs), len(o.results), len(o.files), o.lost, o.first, o.disk.Syncs, o.disk.Bytes>>10)
 			acked, lost = append(acked, float64(o.acked())), append(lost, float64(o.lost))
 			all, gone = all+o.acked(), gone+o.lost
 		}
@@ -131,7 +131,16 @@ type powered struct {
 	results map[int][]byte
 	files   map[string]string // digest by name
 	lost    int
-	disk    powercut.Stats
+	// first says what was lost first.
+	first string
+	disk  powercut.Stats
+}
+
+// miss notes that something is lost.
+func (o *powered) miss(format string, args ...any) {
+	if o.lost++; o.first == "" {
+		o.first = fmt.Sprintf(" (first: "+format+")", args...)
+	}
 }
 
 func (o *powered) acked() int { return len(o.jobs) + len(o.results) + len(o.files) }
@@ -275,20 +284,24 @@ func (o *powered) check(ctx context.Context, store string) error {
 	}
 	for job, want := range o.jobs {
 		if m, err := jobs.GetMsg(ctx, job); err != nil || !bytes.Equal(m.Data, want) {
-			o.lost++
+			o.miss("submission %d: %v", job, err)
 		}
 	}
-	found := 0
+	found := make(map[int]bool)
 	err = b.ReadResults(ctx, 1, func(subject string, p []byte) (bool, error) {
 		if _, i, ok := broker.TaskOfResult(subject); ok && bytes.Equal(o.results[i], p) {
-			found++
+			found[i] = true
 		}
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
-	o.lost += len(o.results) - found
+	for i := range o.results {
+		if !found[i] {
+			o.miss("result %d", i)
+		}
+	}
 	objects, index, err := b.Files(ctx)
 	if err != nil {
 		return err
@@ -300,7 +313,7 @@ func (o *powered) check(ctx context.Context, store string) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			o.lost++
+			o.miss("%s: %v", name, err)
 		}
 	}
 	return nil

@@ -34,10 +34,15 @@ type disk struct {
 	names map[string]entry // by path relative to dir
 	files map[inode][]byte
 	syncs int
+	// seen counts the looks; named is the one that names are from, read those that
+	// files' contents are from. Syncs of several threads overlap, and the one that
+	// began first may end last.
+	seen, named int
+	read        map[inode]int
 }
 
 func newDisk(dir string) *disk {
-	return &disk{dir: dir, names: make(map[string]entry), files: make(map[inode][]byte)}
+	return &disk{dir: dir, names: make(map[string]entry), files: make(map[inode][]byte), read: make(map[inode]int)}
 }
 
 // look reads the names that there are at the moment.
@@ -67,9 +72,13 @@ func (d *disk) look() (map[string]entry, error) {
 	return names, err
 }
 
-// commit makes names durable, and with them the sizes that have become smaller.
-func (d *disk) commit(names map[string]entry) {
-	d.names = names
+// commit makes the names of a look durable, and with them the sizes that have become
+// smaller.
+func (d *disk) commit(names map[string]entry, seen int) {
+	if seen <= d.named {
+		return
+	}
+	d.names, d.named = names, seen
 	there := make(map[inode]bool, len(names))
 	for _, e := range names {
 		there[e.id] = true
@@ -80,12 +89,17 @@ func (d *disk) commit(names map[string]entry) {
 	for id := range d.files {
 		if !there[id] {
 			delete(d.files, id) // its number may be another file's soon
+			delete(d.read, id)
 		}
 	}
 }
 
-// put makes the bytes of a file durable.
-func (d *disk) put(id inode, p []byte) { d.files[id] = p }
+// put makes the bytes of a file at a look durable.
+func (d *disk) put(id inode, p []byte, seen int) {
+	if seen > d.read[id] {
+		d.files[id], d.read[id] = p, seen
+	}
+}
 
 // patch makes bytes of a file at an offset durable.
 func (d *disk) patch(id inode, p []byte, at int64) {

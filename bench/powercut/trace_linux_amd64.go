@@ -44,7 +44,8 @@ func Start(cfg Config, stdout, stderr io.Writer) (*Process, error) {
 		return nil, err
 	}
 	// What was there before is taken to be on the disk.
-	p.disk.commit(names)
+	p.disk.seen++
+	p.disk.commit(names, p.disk.seen)
 	for rel, e := range names {
 		if e.dir {
 			continue
@@ -53,7 +54,7 @@ func Start(cfg Config, stdout, stderr io.Writer) (*Process, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.disk.put(e.id, content)
+		p.disk.put(e.id, content, p.disk.seen)
 	}
 	started := make(chan error, 1)
 	go p.run(cfg, stdout, stderr, started)
@@ -152,6 +153,7 @@ type call struct {
 	write     bool
 	fd        int
 	at        int64 // where it writes, -1 for the file's position
+	seen      int   // which look it is from
 }
 
 // follow serves the program's stops until it ends.
@@ -249,6 +251,8 @@ func (p *Process) enter(tid int, regs *syscall.PtraceRegs) (*call, error) {
 		return nil, fmt.Errorf("%w: look at %s: %w", ErrTrace, path, err)
 	}
 	c.id, c.directory = inodeOf(info), info.IsDir()
+	p.disk.seen++ // this goroutine's alone
+	c.seen = p.disk.seen
 	if c.names, err = p.disk.look(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTrace, err)
 	}
@@ -284,13 +288,13 @@ func (p *Process) leave(tid int, c *call, n int) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.disk.commit(c.names)
+	p.disk.commit(c.names, c.seen)
 	p.disk.syncs++
 	switch {
 	case c.write:
 		p.disk.patch(c.id, content, at)
 	case !c.directory:
-		p.disk.put(c.id, c.content)
+		p.disk.put(c.id, c.content, c.seen)
 	}
 	return nil
 }
