@@ -247,6 +247,9 @@ func (p *Process) enter(tid int, regs *syscall.PtraceRegs) (*call, error) {
 		return nil, nil
 	}
 	info, err := os.Stat(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // another thread has closed it meanwhile: the call will fail
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: look at %s: %w", ErrTrace, path, err)
 	}
@@ -257,7 +260,10 @@ func (p *Process) enter(tid int, regs *syscall.PtraceRegs) (*call, error) {
 		return nil, fmt.Errorf("%w: %w", ErrTrace, err)
 	}
 	if !c.write && !c.directory {
-		if c.content, err = os.ReadFile(link); err != nil {
+		if c.content, err = os.ReadFile(link); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%w: read %s: %w", ErrTrace, path, err)
 		}
 	}
