@@ -41,6 +41,7 @@ type Conn struct {
 	subs      map[*sub]struct{}
 	watchers  map[chan bool]struct{}
 	joining   bool
+	leaves    bool
 	trouble   time.Time // when it last was frozen, cut off or without a connection
 }
 
@@ -115,6 +116,13 @@ func (c *Conn) Thaw() {
 	}
 }
 
+// Leaves notes that the process is told to stop: what it has it gives up from now on.
+func (c *Conn) Leaves() {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.leaves = true
+}
+
 // Cut takes the network away, or gives it back.
 func (c *Conn) Cut(cut bool) {
 	c.w.mu.Lock()
@@ -144,7 +152,7 @@ func (c *Conn) Cut(cut bool) {
 // when it isn't. It is for Observe.
 func (w *World) Well(name string) time.Duration {
 	for c := range w.conns {
-		if c.name == name && c.connected && !c.cut && c.frozen == nil {
+		if c.name == name && c.connected && !c.cut && c.frozen == nil && !c.leaves {
 			return time.Since(c.trouble)
 		}
 	}

@@ -238,6 +238,7 @@ func (r *run) fault(end time.Time) {
 		if kind == "kill" {
 			n.conn.Kill()
 		}
+		n.conn.Leaves()
 		n.stop()
 		n.trouble = true
 		r.later(n, lasts/2, func() { r.boot(n) })
