@@ -73,7 +73,7 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 		return nil, asFault(t.ctx, err)
 	}
 	if err = p.load(t.ctx, t.task.ModelDigest, model, s.w.TaskMemory, s.w.BatchTimeout); err == nil {
-		err = s.w.batches(t, r, func() {}, func(n int, f fetched) (*wire.BatchResult, error) {
+		err = s.w.batches(t, r, nil, func(n int, f fetched) (*wire.BatchResult, error) {
 			return p.predict(t.ctx, n, f.batch, s.w.BatchTimeout)
 		})
 	}

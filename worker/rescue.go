@@ -7,7 +7,6 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
-	"idunno/models"
 )
 
 // errBusy refuses a rescue: there is no place for it.
@@ -16,7 +15,7 @@ var errBusy = errors.New("no place")
 // A rescue is the task of a worker that died. The coordinator sends it straight
 // to a worker that lives, with the dead one's delivery; the queue needs no part in
 // it. Whoever takes it begins at once: the slot that comes first between two
-// batches puts its own task aside for it.
+// batches, or waits for one, puts its own task aside for it.
 //
 //	slot:   batch  batch │ rescued task, whole │ batch  batch
 //	                     └ between two batches
@@ -128,16 +127,4 @@ func (k *takings) close() {
 	k.closed = true
 	k.mu.Unlock()
 	k.group.Wait()
-}
-
-// beside carries out rescued tasks while the slot's own waits between two batches.
-func (w *worker) beside(sessions map[string]*models.Session) {
-	for {
-		select {
-		case t := <-w.urgent:
-			w.carry(t, sessions)
-		default:
-			return
-		}
-	}
 }

@@ -98,12 +98,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 	if _, err := w.session(t.ctx, t.task, sessions); err != nil {
 		return nil, err
 	}
-	rescues := func() {
-		if !t.rescued {
-			w.beside(sessions)
-		}
-	}
-	return r, w.batches(t, r, rescues, func(n int, f fetched) (*wire.BatchResult, error) {
+	return r, w.batches(t, r, func(u *held) { w.carry(u, sessions) }, func(n int, f fetched) (*wire.BatchResult, error) {
 		session, err := w.session(t.ctx, t.task, sessions) // a rescued task may have taken it away
 		if err != nil {
 			return nil, err
@@ -116,18 +111,16 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 	})
 }
 
-// batches has a task's batches computed as they come, and calls between before each.
-func (w *worker) batches(t *held, r *wire.Result, between func(), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
+// batches has a task's batches computed as they come. Aside, where there is one,
+// carries rescued tasks out in between.
+func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
 	for n := t.task.From; n <= t.task.To; n++ {
-		between()
-		var f fetched
-		select {
-		case f = <-t.batches:
-		case <-t.ctx.Done():
-			return t.ctx.Err()
+		f, err := w.nextBatch(t, aside)
+		if err != nil {
+			return err
 		}
-		if f.err != nil {
-			return f.err
+		if n == t.task.From {
+			r.Started = time.Now()
 		}
 		b, err := compute(n, f)
 		if err != nil {
@@ -137,6 +130,33 @@ func (w *worker) batches(t *held, r *wire.Result, between func(), compute func(n
 		r.Batches = append(r.Batches, *b)
 	}
 	return nil
+}
+
+// nextBatch waits for a task's next batch. Rescued tasks come first, unless this is
+// one itself and has what it needs.
+func (w *worker) nextBatch(t *held, aside func(*held)) (fetched, error) {
+	urgent := w.urgent
+	if aside == nil {
+		urgent = nil
+	}
+	for {
+		if !t.rescued {
+			select {
+			case u := <-urgent:
+				aside(u)
+				continue
+			default:
+			}
+		}
+		select {
+		case f := <-t.batches:
+			return f, f.err
+		case u := <-urgent:
+			aside(u)
+		case <-t.ctx.Done():
+			return fetched{}, t.ctx.Err()
+		}
+	}
 }
 
 // inTime computes a batch, for as long as a batch may take. Left says that what

@@ -236,10 +236,18 @@ func (m *Members) Dead(name string, incarnation int64) bool {
 		n.Incarnation == incarnation && (n.State == wire.NodeDead && !n.silent || n.State == wire.NodeLeft))
 }
 
-// Rescuer chooses the worker that shall go on with an orphan: alive, the one with
-// the fewest tasks a slot; "" when there is none.
+// Rescuer chooses the worker that shall go on with an orphan: alive, one that has computed
+// before, the one with the fewest tasks a slot; "" when there is none.
 func (m *Members) Rescuer(o Orphan) string {
 	var best *member
+	// One that has not yet computed has neither the model nor the data at hand, and
+	// its few tasks would make it look idle.
+	cold := func(n *member) int {
+		if n.Batches == 0 {
+			return 1
+		}
+		return 0
+	}
 	load := func(n *member) float64 { return float64(len(n.InFlight)+n.given) / float64(max(n.Heartbeat.Slots, 1)) }
 	for _, name := range sortedKeys(m.nodes) {
 		n := m.nodes[name]
@@ -247,7 +255,7 @@ func (m *Members) Rescuer(o Orphan) string {
 			continue
 		}
 		// Those that have no task given yet come first: a rescue waits for another.
-		if best == nil || cmp.Or(cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
+		if best == nil || cmp.Or(cmp.Compare(cold(n), cold(best)), cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
 			best = n
 		}
 	}
