@@ -178,7 +178,7 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := append(bench.FailoverKinds(), "leader_kill_result_gap")
+	want := append(slices.Insert(bench.FailoverKinds(), 1, "worker_kill_to_closed"), "leader_kill_result_gap")
 	if got := names(d.Results, func(r bench.Result) string { return r.Name }); !slices.Equal(got, want) {
 		t.Errorf("results %v, want %v", got, want)
 	}

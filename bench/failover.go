@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,9 @@ type FailoverConfig struct {
 	// Kinds are the kinds of faults, by the name of their result; default all of
 	// [FailoverKinds].
 	Kinds []string
+	// Workers is the number of workers, one slot each or more; default 3, and six
+	// where three are killed.
+	Workers int
 	// Repeats is how often a job takes the batches of mnist; default so often that a
 	// job takes some seconds on this machine's cores.
 	Repeats int
@@ -39,8 +43,9 @@ const (
 	workersKill = "workers3_kill_to_resumed"
 	workerStop  = "worker_stop_to_resumed"
 	leaderKill  = "leader_kill_to_submit"
-	// resultGap is measured along with leaderKill.
-	resultGap = "leader_kill_result_gap"
+	// workerClosed is measured along with workerKill, resultGap with leaderKill.
+	workerClosed = "worker_kill_to_closed"
+	resultGap    = "leader_kill_result_gap"
 )
 
 // FailoverKinds are the kinds of faults that [Failover] knows.
@@ -50,6 +55,8 @@ func FailoverKinds() []string { return []string{workerKill, workersKill, workerS
 // processes on this machine that is busy with jobs:
 //
 //	worker_kill_to_resumed    SIGKILL of a worker until its task is computed by another one
+//	worker_kill_to_closed     the part of it until the broker tells that the connection closed: the
+//	                          system's time to end the process
 //	workers3_kill_to_resumed  SIGKILL of three of six workers until the last of their tasks is
 //	worker_stop_to_resumed    SIGSTOP of a worker until its task is computed by another one
 //	leader_kill_to_submit     SIGKILL of the leading coordinator until the next submission is accepted
@@ -64,6 +71,9 @@ func Failover(ctx context.Context, c FailoverConfig) (*Document, error) {
 	}
 	if c.Kills <= 0 {
 		c.Kills = 100
+	}
+	if c.Workers == 1 || c.Workers < 0 {
+		return nil, fmt.Errorf("%w: %d workers: somebody must be there to go on", ErrConfig, c.Workers)
 	}
 	if len(c.Kinds) == 0 {
 		c.Kinds = FailoverKinds()
@@ -98,6 +108,8 @@ type failover struct {
 	d    *Document
 	rng  *rand.Rand
 	load *load
+	// at is the moment of the latest fault.
+	at time.Time
 }
 
 func (f *failover) measure(ctx context.Context, kind string) error {
@@ -106,10 +118,10 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(store) }()
-	workers, work := 3, longTasks
+	workers, work := cmp.Or(f.Workers, 3), longTasks
 	switch kind {
 	case workersKill:
-		workers = 6
+		workers = max(6, f.Workers)
 	case leaderKill:
 		work = shortTasks
 	case workerKill, workerStop:
@@ -129,14 +141,19 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 		return err
 	}
 	samples := []*sample{newSample(kind, "ms", 1000)}
-	if kind == leaderKill {
+	switch kind {
+	case workerKill:
+		samples = append(samples, newSample(workerClosed, "ms", 1000))
+	case leaderKill:
 		samples = append(samples, newSample(resultGap, "ms", 1000))
 	}
 	for n := 0; n < f.Kills && err == nil; {
 		var took []time.Duration
 		switch kind {
 		case workerKill:
-			took, err = f.killWorkers(ctx, local, 1)
+			if took, err = f.killWorkers(ctx, local, 1); took != nil {
+				took = append(took, f.load.lastClosed().Sub(f.at))
+			}
 		case workersKill:
 			took, err = f.killWorkers(ctx, local, 3)
 		case workerStop:
@@ -184,6 +201,7 @@ func (f *failover) killWorkers(ctx context.Context, local *cluster.Local, n int)
 		return nil, err
 	}
 	at := time.Now()
+	f.at = at
 	for _, name := range victims {
 		if _, err := local.Signal(name, os.Kill); err != nil {
 			return nil, err

@@ -53,9 +53,11 @@ type load struct {
 	mu    sync.Mutex
 	nodes map[string]*wire.Heartbeat
 	// done are the results of the last moments.
-	done    map[taskOf]computed
-	recent  []computed
-	jobs    []submitted
+	done   map[taskOf]computed
+	recent []computed
+	jobs   []submitted
+	// closed is when a connection was last said to have closed.
+	closed  time.Time
 	changed chan struct{}
 	failed  error
 }
@@ -95,10 +97,21 @@ func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error)
 		cancel()
 		return nil, err
 	}
+	stopClosed, err := local.Broker().Listen(broker.SubjectClosed, func(*broker.Message) {
+		l.mu.Lock()
+		l.closed = time.Now()
+		l.mu.Unlock()
+	})
+	if err != nil {
+		cancel()
+		stopBeats()
+		return nil, err
+	}
 	stopResults, err := local.Broker().FollowResults(ctx, 1, func(_ context.Context, m *broker.Stored) { l.stored(m) })
 	if err != nil {
 		cancel()
 		stopBeats()
+		stopClosed()
 		return nil, err
 	}
 	group.Go(func() { l.submit(ctx) })
@@ -107,6 +120,7 @@ func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error)
 		group.Wait()
 		stopResults()
 		stopBeats()
+		stopClosed()
 	}
 	return l, nil
 }
@@ -196,6 +210,12 @@ func (l *load) heard(p []byte) {
 	l.nodes[h.Node] = h
 	l.mu.Unlock()
 	l.tell()
+}
+
+func (l *load) lastClosed() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
 }
 
 // remembered is how long results are kept.

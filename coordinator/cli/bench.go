@@ -121,6 +121,9 @@ meanwhile.`,
 			if c.Kills < 1 {
 				return usage(cmd, "--kills %d: at least 1", c.Kills)
 			}
+			if c.Workers == 1 || c.Workers < 0 {
+				return usage(cmd, "--workers %d: at least 2, so that somebody goes on", c.Workers)
+			}
 			for _, kind := range c.Kinds {
 				if !slices.Contains(bench.FailoverKinds(), kind) {
 					return usage(cmd, "--kinds %q: choose from %s", kind, strings.Join(bench.FailoverKinds(), ", "))
@@ -134,6 +137,7 @@ meanwhile.`,
 			return a.benchRun(cmd, asJSON, func(ctx context.Context) (*bench.Document, error) { return bench.Failover(ctx, c) })
 		},
 	}
+	cmd.Flags().IntVar(&c.Workers, "workers", 0, "`N` workers (default 3, and 6 where three are killed)")
 	cmd.Flags().IntVar(&c.Kills, "kills", 100, "`N` faults of each kind")
 	cmd.Flags().StringSliceVar(&c.Kinds, "kinds", bench.FailoverKinds(), "`KINDS` of faults")
 	cmd.Flags().Uint64Var(&c.Seed, "seed", 1, "`SEED` of who is killed and when")
