@@ -44,7 +44,7 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, 
 		return r, &wire.Error{Code: wire.CodeBadRange, Field: field,
 			Message: fmt.Sprintf("%s is beyond the end of data set %s; allowed: batches 1 to %d", field, doc.Data, batches)}
 	}
-	return r, nil
+	return r, c.fits(ctx, doc, r)
 }
 
 func dataHint(doc wire.JobDoc) string {
