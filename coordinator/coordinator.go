@@ -143,7 +143,7 @@ type coordinator struct {
 	roll    *roll
 	ledger  *ledger
 	standby *standby
-	known   known
+	fitting known
 	leading atomic.Bool
 	changed chan struct{}
 	started time.Time

@@ -37,11 +37,11 @@ type known struct {
 // card, and data that can't be read, are left to the workers, which say what is wrong
 // with them.
 func (c *coordinator) fits(ctx context.Context, doc wire.JobDoc, r resolved) error {
-	model, err := c.known.look(r.model.Digest, func() (images, error) { return c.modelTakes(ctx, r.model.Digest) })
+	model, err := c.fitting.look(r.model.Digest, func() (images, error) { return c.modelTakes(ctx, r.model.Digest) })
 	if err != nil || model.card == nil {
 		return unlessDamaged(err)
 	}
-	data, err := c.known.look(r.data.Digest, func() (images, error) { return c.dataHolds(ctx, r.data.Digest) })
+	data, err := c.fitting.look(r.data.Digest, func() (images, error) { return c.dataHolds(ctx, r.data.Digest) })
 	if err != nil || data.DType == "" {
 		return unlessDamaged(err)
 	}

@@ -14,8 +14,8 @@ import (
 
 // Options bounds what a model may cost. The zero value means the defaults.
 type Options struct {
-	MaxModelBytes int64 // size of the ONNX file; default 512 MiB
-	MaxMemory     int64 // decoded weights, and apart from them the buffers of each session; default 1 GiB
+	MaxModelBytes int64       // size of the ONNX file; default 512 MiB
+	MaxMemory     int64       // decoded weights, and apart from them the buffers of each session; default 1 GiB
 	Preprocess    *Preprocess // what becomes of bytes; nil for x/255
 }
 
@@ -61,11 +61,11 @@ type Model struct {
 	program *engine.Program
 	info    Info
 	input   onnx.Value
-	image   []int // shape of one image; -1 for an open dimension; nil when the model declares no shape
-	fixed   int   // the batch size the model is built for; 0 for any
-	output  int   // index of the output with the classes
-	group   int   // images computed at a time
-	memory  int64 // Options.MaxMemory
+	image   []int          // shape of one image; -1 for an open dimension; nil when the model declares no shape
+	fixed   int            // the batch size the model is built for; 0 for any
+	output  int            // index of the output with the classes
+	group   int            // images computed at a time
+	memory  int64          // Options.MaxMemory
 	tables  [][256]float32 // what becomes of a byte, for all channels or for each; nil for x/255
 }
 

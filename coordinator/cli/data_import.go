@@ -150,10 +150,10 @@ func (f *importFlags) parse(cmd *cobra.Command) (err error) {
 	if f.Shape, err = parseShape(f.shape); err != nil {
 		return usage(cmd, "--shape %v", err)
 	}
-	if f.Resize, err = parseSize(f.resize); err != nil {
+	if f.Resize, err = parseSides(f.resize); err != nil {
 		return usage(cmd, "--resize %v", err)
 	}
-	if f.Crop, err = parseSize(f.crop); err != nil {
+	if f.Crop, err = parseSides(f.crop); err != nil {
 		return usage(cmd, "--crop %v", err)
 	}
 	if f.Mean, err = parseNumbers(f.mean); err != nil {
@@ -188,8 +188,8 @@ func parseShape(s string) ([]int, error) {
 	return out, nil
 }
 
-// parseSize reads "224" or "200x224", height first.
-func parseSize(s string) (size [2]int, err error) {
+// parseSides reads "224" or "200x224", height first.
+func parseSides(s string) (size [2]int, err error) {
 	shape, err := parseShape(s)
 	if err != nil || len(shape) > 2 {
 		return size, fmt.Errorf("%q: give a length such as 224, or height and width such as 200x300", s)

@@ -182,7 +182,7 @@ func TestMutations(t *testing.T) {
 			o.Labels = None
 		}
 		path := filepath.Join(dir, name)
-		step := max(len(p)/400, 1)
+		step := max(len(p)/120, 1)
 		for i := 0; i < len(p); i += step {
 			for _, flip := range []byte{1, 0x80, 0xff} {
 				q := bytes.Clone(p)

@@ -22,20 +22,20 @@ import (
 
 // Limits of pictures. A decoder needs up to eight bytes a pixel.
 const (
-	maxSide        = 1 << 14     // height and width that pictures may be scaled to
-	maxPixels      = 40_000_000  // of one picture
-	manyPixels     = 4_000_000   // of pictures above it one is decoded at a time
-	maxPictureFile = 256 << 20   // bytes
-	maxPictures    = 20_000_000  // in a folder
-	maxDepth       = 32          // folders inside of a class's folder
+	maxSide        = 1 << 14    // height and width that pictures may be scaled to
+	maxPixels      = 40_000_000 // of one picture
+	manyPixels     = 4_000_000  // of pictures above it one is decoded at a time
+	maxPictureFile = 256 << 20  // bytes
+	maxPictures    = 20_000_000 // in a folder
+	maxDepth       = 32         // folders inside of a class's folder
 )
 
 // picture says how pictures become images of one shape.
 type picture struct {
-	channels       int
-	resize, crop   [2]int
-	height, width  int
-	large          *sync.Mutex
+	channels      int
+	resize, crop  [2]int
+	height, width int
+	large         *sync.Mutex
 }
 
 // newPicture takes what the options leave open from the first picture.

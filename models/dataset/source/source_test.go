@@ -159,7 +159,7 @@ type picture7 struct {
 
 type pictureRow struct {
 	Image picture7 `parquet:"image,optional"`
-	Label int64    `parquet:"label,optional,snappy"`
+	Label int64    `parquet:"label,snappy"`
 }
 
 type listRow struct {
@@ -375,11 +375,11 @@ func TestElements(t *testing.T) {
 
 func TestNormalizeAndTurn(t *testing.T) {
 	dir := t.TempDir()
-	// Two images of 1 x 2 pixels in three channels, channels last.
+	// Two images of 2 x 1 pixels in three channels, channels last.
 	x := []byte{0, 51, 102, 153, 204, 255, 1, 2, 3, 4, 5, 6}
-	path := write(t, dir, "x.npy", npyFile("|u1", "2, 1, 2, 3", x))
+	path := write(t, dir, "x.npy", npyFile("|u1", "2, 2, 1, 3", x))
 	b, err := open(t, path, Options{Labels: None}).Read(2)
-	if err != nil || !bytes.Equal(b.X, []byte{0, 153, 51, 204, 102, 255, 1, 4, 2, 5, 3, 6}) || !reflect.DeepEqual(b.Shape, []int{2, 3, 1, 2}) {
+	if err != nil || !bytes.Equal(b.X, []byte{0, 153, 51, 204, 102, 255, 1, 4, 2, 5, 3, 6}) || !reflect.DeepEqual(b.Shape, []int{2, 3, 2, 1}) {
 		t.Fatalf("%+v, %v", b, err)
 	}
 	b, err = open(t, path, Options{Labels: None, Mean: []float64{0, 0.2, 0.4}, Std: []float64{0.5}}).Read(1)

@@ -123,7 +123,7 @@ func (a *array) check() error {
 	if record < 0 {
 		return fmt.Errorf("%s: shape %v, one image has at most %d bytes: %w", a.name, a.shape, maxImageBytes, dataset.ErrTooLarge)
 	}
-	if have, want := a.size(), record*int64(a.shape[0]); have >= 0 && have != want {
+	if have, want := a.stream.size(), record*int64(a.shape[0]); have >= 0 && have != want {
 		return fmt.Errorf("%s: shape %v needs %d bytes, there are %d: %w", a.name, a.shape, want, have, dataset.ErrFormat)
 	}
 	return nil

@@ -21,8 +21,8 @@ const (
 
 var errThrift = fmt.Errorf("a broken header: %w", dataset.ErrFormat)
 
-// thrift walks through a struct.
-type thrift struct {
+// walker walks through a struct.
+type walker struct {
 	p       []byte
 	at      int
 	structs int
@@ -31,12 +31,12 @@ type thrift struct {
 // thriftLen is the number of bytes that the struct at the beginning of p takes. The
 // error wraps dataset.ErrFormat or ErrTooLarge.
 func thriftLen(p []byte) (int, error) {
-	t := &thrift{p: p}
+	t := &walker{p: p}
 	err := t.object(0)
 	return t.at, err
 }
 
-func (t *thrift) byte() (byte, error) {
+func (t *walker) byte() (byte, error) {
 	if t.at >= len(t.p) {
 		return 0, errThrift
 	}
@@ -44,7 +44,7 @@ func (t *thrift) byte() (byte, error) {
 	return t.p[t.at-1], nil
 }
 
-func (t *thrift) uvarint() (uint64, error) {
+func (t *walker) uvarint() (uint64, error) {
 	v, n := binary.Uvarint(t.p[t.at:])
 	if n <= 0 {
 		return 0, errThrift
@@ -54,7 +54,7 @@ func (t *thrift) uvarint() (uint64, error) {
 }
 
 // pass leaves n bytes out.
-func (t *thrift) pass(n uint64) error {
+func (t *walker) pass(n uint64) error {
 	if n > uint64(len(t.p)-t.at) {
 		return errThrift
 	}
@@ -62,7 +62,7 @@ func (t *thrift) pass(n uint64) error {
 	return nil
 }
 
-func (t *thrift) object(depth int) error {
+func (t *walker) object(depth int) error {
 	if depth > maxThriftDepth {
 		return fmt.Errorf("a header nested more than %d deep: %w", maxThriftDepth, dataset.ErrTooLarge)
 	}
@@ -87,7 +87,7 @@ func (t *thrift) object(depth int) error {
 	}
 }
 
-func (t *thrift) value(kind byte, depth int) error {
+func (t *walker) value(kind byte, depth int) error {
 	switch kind {
 	case 1, 2, 3: // a byte; in lists also true and false
 		return t.pass(1)
@@ -109,7 +109,7 @@ func (t *thrift) value(kind byte, depth int) error {
 	return errThrift
 }
 
-func (t *thrift) list(depth int) error {
+func (t *walker) list(depth int) error {
 	head, err := t.byte()
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func (t *thrift) list(depth int) error {
 	return t.elements(n, depth, head&15)
 }
 
-func (t *thrift) pairs(depth int) error {
+func (t *walker) pairs(depth int) error {
 	n, err := t.uvarint()
 	if err != nil || n == 0 {
 		return err
@@ -137,7 +137,7 @@ func (t *thrift) pairs(depth int) error {
 
 // elements passes n elements, each of which has values of the given kinds and takes
 // a byte at least.
-func (t *thrift) elements(n uint64, depth int, kinds ...byte) error {
+func (t *walker) elements(n uint64, depth int, kinds ...byte) error {
 	if n > uint64(len(t.p)-t.at) {
 		return errThrift
 	}
