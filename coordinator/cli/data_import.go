@@ -346,7 +346,7 @@ func hint(err error) error {
 	if !errors.Is(err, source.ErrOption) {
 		return err
 	}
-	return fmt.Errorf("%w; `idunno data import --help` lists the options (--labels, --images, --classes, --shape, --resize, --crop, --dtype)", err)
+	return fmt.Errorf("%w; `idunno data import --help` lists them, such as --labels, --images, --classes, --shape, --resize and --dtype", err)
 }
 
 // loadSet reads one of the parts of MNIST, or a set in IDX files, into memory.

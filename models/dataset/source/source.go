@@ -448,8 +448,8 @@ func product(shape []int) int {
 	return n
 }
 
-// ErrOption is returned when an option does not fit the files.
-var ErrOption = errors.New("option does not fit")
+// ErrOption is returned when the options do not fit the files.
+var ErrOption = errors.New("choose other options")
 
 func (o *Options) check() error {
 	bad := func(format string, args ...any) error {
