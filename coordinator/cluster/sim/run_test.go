@@ -28,6 +28,8 @@ type run struct {
 	nodes []*node
 	// servers announce the servers.
 	servers []*node
+	// resumer is a client, nil until it is needed.
+	resumer *sim.Conn
 	// The lock protects what clients and faults share.
 	mu   sync.Mutex
 	jobs []submitted
@@ -286,7 +288,10 @@ func (r *run) resume() {
 	for _, s := range r.jobs {
 		var rec wire.JobRecord
 		if json.Unmarshal(records[broker.KeyJob(s.job)], &rec) == nil && rec.State == wire.StatePaused {
-			r.control(r.w.Connect("resumer"), broker.SubjectResume, s.job)
+			if r.resumer == nil {
+				r.resumer = r.w.Connect("resumer")
+			}
+			r.control(r.resumer, broker.SubjectResume, s.job)
 		}
 	}
 }
