@@ -15,6 +15,7 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/sched"
 )
 
 const (
