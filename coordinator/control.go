@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// afterWait is how long a submission waits for the one before it to be admitted.
-	afterWait = time.Second
-	afterGap  = 10 * time.Millisecond
+	// admitWait is how long a request waits for a job that was submitted just now to be
+	// admitted.
+	admitWait = 500 * time.Millisecond
+	admitGap  = 10 * time.Millisecond
 )
 
 // control answers a request that changes a job, in the loop.
@@ -25,6 +26,9 @@ func (l *leader) control(ctx context.Context, req broker.Request, fn func(contex
 	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
+	}
+	if _, err := l.admitted(ctx, r.Job); err != nil {
+		return wire.JobReply{Error: unavailable(err)}
 	}
 	reply, ok := inLoop(ctx, l, func() wire.JobReply {
 		j := l.jobs[r.Job]
@@ -191,7 +195,7 @@ func (l *leader) checkTimes(ctx context.Context, rec *wire.JobRecord) error {
 // admitted returns the number of the last job that was admitted. One that was
 // submitted just now is waited for.
 func (l *leader) admitted(ctx context.Context, job uint64) (last uint64, err error) {
-	end := time.Now().Add(afterWait)
+	end := time.Now().Add(admitWait)
 	for {
 		last, ok := inLoop(ctx, l, func() uint64 { return l.last })
 		if !ok {
@@ -202,7 +206,7 @@ func (l *leader) admitted(ctx context.Context, job uint64) (last uint64, err err
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(afterGap):
+		case <-time.After(admitGap):
 		}
 	}
 }

@@ -107,10 +107,10 @@ func TestRoundsAreAllDone(t *testing.T) {
 	}
 	forever := r.submitDoc(`,"forever":true`)
 	r.work(forever, 25, "one")
-	r.wait(forever, func(s *wire.JobStats) bool { return s.Batches == 25 && s.State == wire.StateRunning })
+	r.wait(forever, func(s *wire.JobStats) bool { return s.Batches >= 25 && s.State == wire.StateRunning })
 	_, err := r.c.Cancel(r.ctx, forever)
 	r.must(err)
-	if s := r.wait(forever, ended); s.State != wire.StateCancelled || s.Batches != 25 {
+	if s := r.wait(forever, ended); s.State != wire.StateCancelled || s.Batches < 25 {
 		t.Fatalf("summary %+v", s)
 	}
 	_, err = r.c.Submit(r.ctx, []byte(`{"model":"net","data":"set","from":1,"to":10,"rounds":1000000}`))
