@@ -143,7 +143,8 @@ type coordinator struct {
 	roll    *roll
 	ledger  *ledger
 	standby *standby
-	fitting known
+	cards   cards
+	shapes  shapes
 	leading atomic.Bool
 	changed chan struct{}
 	started time.Time

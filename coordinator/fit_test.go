@@ -1,24 +1,26 @@
 package coordinator
 
 import (
-	"slices"
+	"reflect"
 	"testing"
 )
 
-func TestImagesOfAManifest(t *testing.T) {
-	for text, want := range map[string]images{
-		`{"schema_version":1,"name":"x","shape":[3,32,32],"dtype":"U8","classes":["a`:  {Shape: []int{3, 32, 32}, DType: "U8"},
-		`{"dtype":"F32","classes":[],"objects":[{"digest":"d"}],"shape":[4],"more":1}`: {Shape: []int{4}, DType: "F32"},
-		`{"shape":[3,32,32],"dty`:             {},
-		`{"shape":"x","dtype":"U8"}`:          {},
-		`[1]`:                                 {},
-		``:                                    {},
-		`{"schema_version":1}`:                {},
-		`{"shape":[1e99],"dtype":"U8"}`:       {},
-		"\x08\x0a\x72\x03 no manifest at all": {},
+func TestShapeInADescription(t *testing.T) {
+	rgb := setShape{Images: 10, BatchSize: 2, Shape: []int{3, 32, 32}, DType: "U8"}
+	for text, want := range map[string]setShape{
+		`{"schema_version":1,"batch_size":2,"images":10,"shape":[3,32,32],"dtype":"U8","classes":["a`:         rgb,
+		`{"dtype":"U8","classes":[],"objects":[{"digest":"d"}],"shape":[3,32,32],"images":10,"batch_size":2}`: rgb,
+		`{"shape":[3,32,32],"dty`:    {},
+		`{"shape":"x","dtype":"U8"}`: {},
+		`[1]`:                        {},
+		``:                           {},
+		`{"schema_version":1}`:       {},
+		`{"shape":[1e99],"dtype":"U8","images":1}`: {},
+		"\x08\x0a\x72\x03 no description at all":   {},
 	} {
-		if got := imagesOf([]byte(text)); !slices.Equal(got.Shape, want.Shape) || got.DType != want.DType {
-			t.Errorf("%.40q: %+v, want %+v", text, got, want)
+		got, whole := shapeIn([]byte(text))
+		if whole != (want.DType != "") || whole && !reflect.DeepEqual(got, want) {
+			t.Errorf("%.40q: %+v %v, want %+v", text, got, whole, want)
 		}
 	}
 }
