@@ -59,6 +59,9 @@ type JobRecord struct {
 	Summary *JobStats `json:"summary,omitempty"`
 	// Trained describes the model that a training job stored.
 	Trained *Trained `json:"trained,omitempty"`
+	// Results tells where an ended job's results are; nil while they are in the
+	// stream of results. It is written once the job has ended.
+	Results *StoredResults `json:"results,omitempty"`
 }
 
 // Retry says which tasks a retrying job has.
@@ -169,6 +172,9 @@ func (r Ranges) At(n int) int {
 type ActiveJobs struct {
 	Schema int         `json:"schema_version"`
 	Jobs   []ActiveJob `json:"jobs"`
+	// Kept are ended jobs whose results are still in the stream of results, ascending,
+	// as first and last of each run; jobs between them that never ran count as well.
+	Kept [][2]uint64 `json:"kept,omitempty"`
 }
 
 // ActiveJob is a line of that table.
