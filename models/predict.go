@@ -120,14 +120,16 @@ func (s *Session) group(ctx context.Context, b *dataset.Batch, shape []int, from
 		if err := s.raw(out, n, b.Len(), from, to, p); err != nil {
 			return err
 		}
-		p.Unscored = p.Unscored || s.classify(out, n, b, from, to, o, p) != nil
+		if !p.Unscored && s.scores(out, n, b, from, to, o, p) != nil {
+			p.Unscored = true
+		}
 		return nil
 	}
-	return s.classify(out, n, b, from, to, o, p)
+	return s.scores(out, n, b, from, to, o, p)
 }
 
-// classify takes the classes of images from to to from an output with n rows.
-func (s *Session) classify(out *engine.Tensor, n int, b *dataset.Batch, from, to int, o Outputs, p *Prediction) error {
+// scores takes the classes of images from to to from an output with n rows.
+func (s *Session) scores(out *engine.Tensor, n int, b *dataset.Batch, from, to int, o Outputs, p *Prediction) error {
 	classes, err := s.m.classes(out, n)
 	if err != nil {
 		return err

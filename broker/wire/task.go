@@ -17,6 +17,8 @@ type Task struct {
 	DataDigest  string `json:"data_digest"`
 	From        int    `json:"from,omitempty"`
 	To          int    `json:"to,omitempty"`
+	// Outputs is what is kept of the model's outputs beside classes; "" for nothing.
+	Outputs string `json:"outputs,omitempty"`
 	// Check asks the worker to look for a stored result before it computes:
 	// set when the task may have been carried out already.
 	Check bool `json:"check,omitempty"`
