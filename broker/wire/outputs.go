@@ -144,3 +144,17 @@ type StoredResults struct {
 	// Removed is when the archive was given up, after the time that results are kept.
 	Removed time.Time `json:"removed,omitzero"`
 }
+
+// OutsideOf is the object that holds the values of an encoded result, nil when they
+// are in it, or when it can't be read.
+func OutsideOf(p []byte) *Outside {
+	line, _, _ := bytes.Cut(p, []byte{'\n'})
+	if !bytes.Contains(line, []byte(`"outside"`)) {
+		return nil // nearly every result
+	}
+	r, err := ParseResult(p)
+	if err != nil {
+		return nil
+	}
+	return r.Outside
+}
