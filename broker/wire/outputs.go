@@ -139,6 +139,8 @@ type StoredResults struct {
 	Tasks int    `json:"tasks"`
 	Bytes int64  `json:"bytes"`
 	File  string `json:"file,omitempty"`
+	// Outside is how many of them have their values in objects of their own.
+	Outside int `json:"outside,omitempty"`
 	// Digest is that of the archive's manifest.
 	Digest string `json:"digest,omitempty"`
 	// Removed is when the archive was given up, after the time that results are kept.

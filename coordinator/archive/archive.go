@@ -77,6 +77,7 @@ func (w *Writer) Add(ctx context.Context, m *Message) error {
 			return fmt.Errorf("job %d: %w", w.m.Job, ErrTooMany)
 		}
 		w.outside = append(w.outside, objectstore.Object{Digest: o.Digest, Size: o.Size})
+		w.stored.Outside++
 		w.stored.Bytes += o.Size
 	}
 	if w.open.Tasks == 0 {

@@ -52,5 +52,8 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		return t
 	}
 	t.From, t.To = rec.Span(n)
+	if rec.Doc.Outputs != wire.OutputsTop1 {
+		t.Outputs = rec.Doc.Outputs
+	}
 	return t
 }
