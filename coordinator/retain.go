@@ -2,10 +2,15 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
+	"idunno/broker"
 	"idunno/broker/wire"
 )
 
@@ -42,6 +47,24 @@ func (l *leader) retain(ctx context.Context) {
 			wait = min(wait, max(keep/2, time.Second))
 		}
 	}
+}
+
+// retention is how long results are kept, 0 for ever.
+func (l *leader) retention(ctx context.Context) (time.Duration, error) {
+	within, cancel := context.WithTimeout(ctx, recordWait)
+	defer cancel()
+	e, err := l.state.Get(within, broker.KeySettings)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read settings: %w", err)
+	}
+	s, err := wire.ParseSettings(e.Value)
+	if err != nil {
+		return 0, err
+	}
+	return s.ResultRetention, nil
 }
 
 // removeOld does that once; keep is 0 for results that are kept for ever.

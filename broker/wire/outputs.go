@@ -9,13 +9,6 @@ import (
 	"time"
 )
 
-// What a job document may ask to be kept of a model's outputs.
-const (
-	OutputsTop1  = "top1"
-	OutputsProbs = "probs"
-	OutputsRaw   = "raw"
-)
-
 // MaxOutputs is the largest size in bytes of a task's values: classes, probabilities
 // and outputs of all of its batches. More than [MaxResult] of them stand in the SDFS.
 const MaxOutputs = 256 << 20

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"idunno/broker/wire"
 )
 
 // Message is the stored result of a task.
@@ -39,24 +41,21 @@ type Order struct {
 	Emit func(*Message) error
 
 	next    int // the last task whose turn it was
-	seen    bits
-	count   int
+	seen    Set
 	waiting map[int]*Message
 	bytes   int
 }
 
 // Seen is how many tasks have had a result.
-func (o *Order) Seen() int { return o.count }
+func (o *Order) Seen() int { return o.seen.Len() }
 
 // Add takes a result in, and passes on what has its turn now.
 func (o *Order) Add(ctx context.Context, m *Message) error {
-	if m.Task < 1 || m.Task > o.Tasks || o.seen.has(m.Task) {
+	if m.Task < 1 || m.Task > o.Tasks || !o.seen.Add(m.Task) {
 		return nil
 	}
-	o.seen.set(m.Task)
-	o.count++
 	o.hold(m)
-	for o.seen.has(o.next + 1) {
+	for o.seen.Has(o.next + 1) {
 		o.next++
 		if err := o.pass(ctx); err != nil {
 			return err
@@ -99,7 +98,7 @@ func (o *Order) pass(ctx context.Context) error {
 func (o *Order) fetch(ctx context.Context) error {
 	tasks := []int{o.next}
 	for n := o.next + 1; len(tasks) < fetchAtOnce && n <= o.next+4*fetchAtOnce && o.bytes < o.Held/2; n++ {
-		if o.seen.has(n) && o.waiting[n] == nil {
+		if o.seen.Has(n) && o.waiting[n] == nil {
 			tasks = append(tasks, n)
 		}
 	}
@@ -132,7 +131,7 @@ func (o *Order) fetch(ctx context.Context) error {
 func (o *Order) Flush(ctx context.Context) error {
 	for o.next < min(o.Tasks, o.seen.end()) {
 		o.next++
-		if !o.seen.has(o.next) {
+		if !o.seen.Has(o.next) {
 			continue
 		}
 		if err := o.pass(ctx); err != nil {
@@ -142,17 +141,28 @@ func (o *Order) Flush(ctx context.Context) error {
 	return nil
 }
 
-// bits is a set of numbers that grows.
-type bits []uint64
+// Set is a set of task numbers.
+type Set struct {
+	words []uint64
+	count int
+}
 
-func (b bits) has(n int) bool { return n/64 < len(b) && b[n/64]>>(n%64)&1 == 1 }
+// Has reports whether n is in the set, Len how many numbers are.
+func (s *Set) Has(n int) bool { return n/64 < len(s.words) && s.words[n/64]>>(n%64)&1 == 1 }
+func (s *Set) Len() int       { return s.count }
 
 // end is a number that none is above.
-func (b bits) end() int { return 64 * len(b) }
+func (s *Set) end() int { return 64 * len(s.words) }
 
-func (b *bits) set(n int) {
-	for n/64 >= len(*b) {
-		*b = append(*b, make([]uint64, 1+len(*b))...)
+// Add adds n, which is at most [wire.MaxTasks], and reports whether it is new.
+func (s *Set) Add(n int) bool {
+	if n < 0 || n > wire.MaxTasks || s.Has(n) {
+		return false
 	}
-	(*b)[n/64] |= 1 << (n % 64)
+	for n/64 >= len(s.words) {
+		s.words = append(s.words, make([]uint64, 1+len(s.words))...)
+	}
+	s.words[n/64] |= 1 << (n % 64)
+	s.count++
+	return true
 }
