@@ -182,19 +182,22 @@ func (l *leader) compact(ctx context.Context, job uint64) (dropped bool, err err
 	if rec == nil || !rec.State.Ended() {
 		return false, fmt.Errorf("job %d has not ended by its record", job)
 	}
+	since, ok := inLoop(ctx, l, func() time.Time { return l.keptSince(job) })
+	if !ok {
+		return false, ctx.Err()
+	}
+	last := time.Since(since) >= l.DropAfter
 	if rec.Results == nil {
-		stored, err := l.store(ctx, rec)
-		if err != nil {
+		if rec.Results, err = l.store(ctx, rec, last); err != nil || rec.Results == nil {
 			return false, err
 		}
-		rec.Results = stored
 		if err := l.rewrite(ctx, rec, rev); err != nil {
 			return false, err
 		}
-		l.Log.Debug("results moved into the store", "job", job, "results", stored.Tasks, "bytes", stored.Bytes, "file", stored.File)
+		l.Log.Debug("results moved into the store", "job", job, "results", rec.Results.Tasks, "bytes", rec.Results.Bytes, "file", rec.Results.File)
 	}
-	if since, ok := inLoop(ctx, l, func() time.Time { return l.keptSince(job) }); !ok || time.Since(since) < l.DropAfter {
-		return false, ctx.Err()
+	if !last {
+		return false, nil
 	}
 	if err := l.Broker.DropResults(ctx, job); err != nil {
 		return false, err
@@ -210,8 +213,12 @@ func (l *leader) keptSince(job uint64) time.Time {
 	return time.Now()
 }
 
-// store puts the results of an ended job into its archive.
-func (l *leader) store(ctx context.Context, rec *wire.JobRecord) (*wire.StoredResults, error) {
+// store puts the results of an ended job into its archive. Of a job that ended before
+// its time some may still be on their way: until last is set it returns nil then.
+func (l *leader) store(ctx context.Context, rec *wire.JobRecord, last bool) (*wire.StoredResults, error) {
+	if rec.State == wire.StateCancelled && !last {
+		return nil, nil
+	}
 	out := archive.NewWriter(l.files, rec.Job)
 	count, began := 0, time.Now()
 	order := archive.Order{Tasks: rec.Tasks(),
@@ -243,8 +250,11 @@ func (l *leader) store(ctx context.Context, rec *wire.JobRecord) (*wire.StoredRe
 	if err != nil {
 		return nil, err
 	}
-	if rec.State != wire.StateCancelled && order.Seen() != rec.Tasks() {
+	switch all := order.Seen() == rec.Tasks(); {
+	case !all && rec.State == wire.StateDone:
 		return nil, fmt.Errorf("job %d has %d tasks and %d results in the stream", rec.Job, rec.Tasks(), order.Seen())
+	case !all && !last:
+		return nil, nil
 	}
 	return out.Close(ctx)
 }

@@ -216,7 +216,10 @@ func (p *resultPrinter) table(out io.Writer, columns export.Columns) (err error)
 	if rec != nil {
 		p.rec = rec
 	}
-	return errors.Join(err, p.w.Close())
+	if err != nil {
+		return errors.Join(err, p.w.Flush())
+	}
+	return p.w.Close()
 }
 
 // result writes the rows of a task.
