@@ -41,23 +41,17 @@ func tooMuch(r *wire.Result, batch int) error {
 }
 
 // message makes a result what is stored. Values that a message doesn't hold are put
-// outside.
+// into the SDFS first, under a name of the task's own that keeps them until the job's
+// results are removed.
 func (w *worker) message(t *held, r *wire.Result) ([]byte, error) {
 	p := r.Marshal()
 	if len(p) <= wire.MaxResult {
 		return p, nil
 	}
-	return w.outside(t, r, p)
-}
-
-// outside stores the values of an encoded result in the SDFS, under a name of the
-// task's own that keeps them until the job's results are removed, and returns the
-// message that refers to them.
-func (w *worker) outside(t *held, r *wire.Result, encoded []byte) ([]byte, error) {
-	if len(encoded) > wire.MaxOutputs {
+	if len(p) > wire.MaxOutputs {
 		return nil, tooMuch(r, r.To)
 	}
-	p, values := r.Split(encoded, func(values []byte) string {
+	p, values := r.Split(p, func(values []byte) string {
 		sum := sha256.Sum256(values)
 		return hex.EncodeToString(sum[:])
 	})
@@ -69,21 +63,4 @@ func (w *worker) outside(t *held, r *wire.Result, encoded []byte) ([]byte, error
 		return nil, fmt.Errorf("store outputs: %w", err)
 	}
 	return p, nil
-}
-
-// refused makes what the server finds too large for a message smaller: its values are
-// put outside. What can't be made smaller becomes a failure. It returns nil when the
-// task has been dropped meanwhile.
-func (w *worker) refused(t *held, encoded []byte) []byte {
-	r, err := wire.ParseResult(encoded)
-	if err == nil && r.Outside == nil && len(r.Batches) > 0 {
-		p, err := w.outside(t, r, encoded)
-		if t.ctx.Err() != nil {
-			return nil
-		}
-		if err == nil && len(p) < len(encoded) {
-			return p
-		}
-	}
-	return w.failure(t, fmt.Errorf("the result has %d bytes, more than the server takes: raise its max_payload, or import the data with a smaller --batch-size", len(encoded)))
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"idunno/broker"
@@ -49,11 +50,8 @@ func (w *worker) store(t *held, result []byte) {
 			w.giveUp(t)
 			return
 		case errors.Is(err, broker.ErrTooLarge):
-			if result = w.refused(t, result); result != nil {
-				continue
-			}
-			w.giveUp(t)
-			return
+			result = w.failure(t, fmt.Errorf("the result has %d bytes, more than the server takes: raise its max_payload, or import the data with a smaller --batch-size", len(result)))
+			continue
 		case errors.Is(err, errLost):
 			continue
 		}
