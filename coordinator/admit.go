@@ -258,7 +258,7 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	isJob := func(n uint64) bool { return n == job }
 	l.active = slices.DeleteFunc(l.active, isJob)
 	l.queued = slices.DeleteFunc(l.queued, isJob)
-	if shown.State != wire.StateQueued {
+	if shown.State != wire.StateQueued || !j.LastResult().IsZero() {
 		l.keep(job, now)
 	}
 	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)

@@ -28,16 +28,17 @@ func (l *leader) retain(ctx context.Context) {
 	if l.CompactAfter < 0 {
 		return
 	}
-	wait := time.Duration(0)
-	for {
+	for wait, swept := time.Second, time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
 		keep, err := l.retention(ctx)
-		if err == nil {
-			err = l.removeOld(ctx, keep, time.Now())
+		// Without a limit there is nothing to find but outputs that came late.
+		if err == nil && (keep > 0 || time.Since(swept) > strayAge) {
+			swept = time.Now()
+			err = l.removeOld(ctx, keep, swept)
 		}
 		if err != nil && ctx.Err() == nil {
 			l.Log.Warn("can't remove old results yet", "error", err)

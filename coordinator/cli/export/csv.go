@@ -17,7 +17,9 @@ type csvWriter struct {
 	fields  []string
 }
 
-func newCSV(out io.Writer, c Columns) *csvWriter { return &csvWriter{out: csv.NewWriter(out), columns: c} }
+func newCSV(out io.Writer, c Columns) *csvWriter {
+	return &csvWriter{out: csv.NewWriter(out), columns: c}
+}
 
 // begin writes the names, of so many values too.
 func (w *csvWriter) begin(values int) error {
