@@ -67,8 +67,8 @@ func (r *rig) record(job uint64, what string, ok func(*wire.JobRecord) bool) *wi
 
 func moved(rec *wire.JobRecord) bool { return rec.Results != nil }
 
-// emptied waits until the stream has none of a job's results.
-func (r *rig) emptied(job uint64) {
+// gone waits until the stream has none of a job's results.
+func (r *rig) gone(job uint64) {
 	r.t.Helper()
 	for r.inStream(job) > 0 {
 		if r.ctx.Err() != nil {
@@ -126,13 +126,13 @@ func TestResultsMoveIntoTheStore(t *testing.T) {
 	// Dead before the stream is emptied.
 	stop()
 	stop = r.compactor("c2", now, now)
-	r.emptied(job)
+	r.gone(job)
 	r.same(job, want, "in the archive")
 
 	// A result that comes too late changes nothing and doesn't stay.
 	late := wire.Result{Schema: wire.Schema, Job: job, Task: 2, Node: "late", Error: "late"}
 	r.must(r.b.StoreResult(r.ctx, job, 2, late.Marshal()))
-	r.emptied(job)
+	r.gone(job)
 	r.same(job, want, "after a late result")
 	stop()
 
@@ -144,7 +144,7 @@ func TestResultsMoveIntoTheStore(t *testing.T) {
 	if rec := r.record(job, "moved", moved); rec.Results.Digest != digest || rec.Results.File != "results/2@1" {
 		t.Errorf("another archive: %+v, want %s", rec.Results, digest)
 	}
-	r.emptied(job)
+	r.gone(job)
 	r.same(job, want, "in the archive")
 	stop()
 
@@ -157,7 +157,7 @@ func TestResultsMoveIntoTheStore(t *testing.T) {
 		table.Kept, table.Jobs = nil, []wire.ActiveJob{{Job: job, Model: "net", Queue: "gone"}}
 	})
 	r.compactor("c4", now, now)
-	r.emptied(job)
+	r.gone(job)
 	r.same(job, want, "in the archive")
 	r.table(func(table *wire.ActiveJobs) {
 		if len(table.Jobs) != 0 {
@@ -182,13 +182,6 @@ func (r *rig) archive(job uint64) (digest string) {
 	stored, err := w.Close(r.ctx)
 	r.must(err)
 	return stored.Digest
-}
-
-func (r *rig) files() *objectstore.Store {
-	r.t.Helper()
-	objects, index, err := r.b.Files(r.ctx)
-	r.must(err)
-	return objectstore.Open(objects, index)
 }
 
 // table reads the table of active jobs, and writes it back as change leaves it.
@@ -222,7 +215,7 @@ func TestResultsOfACancelledJobMoveLast(t *testing.T) {
 	r.must(msg.Ack())
 	want := r.stored(job)
 	r.record(job, "moved", moved)
-	r.emptied(job)
+	r.gone(job)
 	r.same(job, want, "in the archive")
 	if len(want) != 4 {
 		t.Errorf("%d results", len(want))
@@ -316,7 +309,7 @@ func TestResultsAreFollowedInOrder(t *testing.T) {
 			t.Errorf("task %d where %d belongs", task, want)
 		}
 	}
-	r.emptied(job)
+	r.gone(job)
 	next := 1
 	_, err := r.c.InOrder(r.ctx, job, true, func(res *wire.Result) error {
 		if res.Task != next {

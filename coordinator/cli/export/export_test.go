@@ -222,7 +222,7 @@ func TestNPY(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(r.Header.Descr.Shape, []int{37, 2, 3}) || r.Header.Descr.Type != "<f4" || r.Header.Descr.Fortran {
+	if !reflect.DeepEqual(r.Header.Descr.Shape, []int{37, 2, 3}) || r.Header.Descr.Type != "'<f4'" || r.Header.Descr.Fortran {
 		t.Errorf("header %v", r.Header)
 	}
 	var values []float32
