@@ -60,6 +60,7 @@ type keptJob struct {
 	since time.Time // its end, or when this leader learned of it
 	next  time.Time // when it is looked at
 	fails int
+	late  bool // a result has come since
 }
 
 // keep notes that an ended job has results in the stream, in the loop.
@@ -105,6 +106,7 @@ func (l *leader) takeKept(table *wire.ActiveJobs) {
 func (l *leader) late(job uint64) {
 	if l.jobs[job] == nil && job <= l.last {
 		l.keep(job, time.Now())
+		l.kept[job].late = true
 	}
 }
 
@@ -161,6 +163,8 @@ func (l *leader) compacted(job uint64, dropped bool, err error) {
 	k := l.kept[job]
 	switch {
 	case k == nil:
+	case dropped && k.late:
+		k.late = false // it may have come after the stream was emptied: once more
 	case dropped:
 		delete(l.kept, job)
 		l.dirty = true

@@ -146,6 +146,10 @@ func TestResultsMoveIntoTheStore(t *testing.T) {
 	}
 	r.gone(job)
 	r.same(job, want, "in the archive")
+	r.until(func() (none bool) {
+		r.table(func(table *wire.ActiveJobs) { none = len(table.Kept) == 0 })
+		return none
+	})
 	stop()
 
 	// Dead between the record of the end and the table.
@@ -231,6 +235,7 @@ func (r *rig) unborn() uint64 {
 		r.submit(1, 10)
 	}
 	job := r.submit(1, 10)
+	r.wait(job, func(*wire.JobStats) bool { return true }) // it is admitted
 	_, err := r.c.Cancel(r.ctx, job)
 	r.must(err)
 	if s := r.wait(job, ended); s.Batches != 0 {
