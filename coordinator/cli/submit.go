@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) submitCommand() *cobra.Command {
-	var data string
+	var data, outputs string
 	var watch, asJSON bool
 	cmd := &cobra.Command{
 		Use: "submit MODEL FROM-TO", Short: "ask for the predictions of a range of batches", Args: nargs(2),
@@ -28,7 +28,7 @@ statistics; Ctrl-C leaves the job running.`,
   idunno submit cnn@2 51-200 --data mnist --watch
   idunno submit mlp 7              batch 7 alone`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			doc := wire.JobDoc{Model: args[0], Data: data}
+			doc := wire.JobDoc{Model: args[0], Data: data, Terms: wire.Terms{Outputs: outputs}}
 			var err error
 			if doc.From, doc.To, err = parseRange(args[1]); err != nil {
 				return usage(cmd, "%v", err)
@@ -39,6 +39,7 @@ statistics; Ctrl-C leaves the job running.`,
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", "", "data `SET` in the SDFS (default mnist)")
+	cmd.Flags().StringVar(&outputs, "outputs", "", "what results hold: `"+strings.Join(wire.Outputs(), "|")+"` (default "+wire.OutputsTop1+")")
 	cmd.Flags().BoolVar(&watch, "watch", false, "stay until the job has ended")
 	jsonFlag(cmd, &asJSON)
 	return cmd
