@@ -70,10 +70,18 @@ func (l *leader) keep(job uint64, since time.Time) {
 	}
 }
 
-// keptRuns lists those jobs for the table.
+// keptRuns lists those jobs for the table, and those that have results and don't run
+// now: they may end before the table is written again.
 func (l *leader) keptRuns() [][2]uint64 {
+	jobs := slices.Collect(maps.Keys(l.kept))
+	for job, j := range l.jobs {
+		if j.Rec.State != wire.StateRunning && !j.LastResult().IsZero() {
+			jobs = append(jobs, job)
+		}
+	}
+	slices.Sort(jobs)
 	var runs [][2]uint64
-	for _, job := range slices.Sorted(maps.Keys(l.kept)) {
+	for _, job := range jobs {
 		if n := len(runs); n > 0 && runs[n-1][1] == job-1 {
 			runs[n-1][1] = job
 			continue
@@ -110,8 +118,8 @@ func (l *leader) late(job uint64) {
 	}
 }
 
-// due lists the jobs to look at now, in the loop.
-func (l *leader) due(now time.Time) []uint64 {
+// ripe lists the jobs to look at now, in the loop.
+func (l *leader) ripe(now time.Time) []uint64 {
 	var jobs []uint64
 	for job, k := range l.kept {
 		if !k.next.After(now) {
@@ -135,7 +143,7 @@ func (l *leader) compactEnded(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		jobs, ok := inLoop(ctx, l, func() []uint64 { return l.due(time.Now()) })
+		jobs, ok := inLoop(ctx, l, func() []uint64 { return l.ripe(time.Now()) })
 		if !ok {
 			return
 		}

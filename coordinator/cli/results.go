@@ -126,7 +126,7 @@ func (p *resultPrinter) run() error {
 	if err != nil {
 		return err
 	}
-	if p.batchSize = rec.Doc.BatchSize; p.batchSize == 0 {
+	if p.batchSize = rec.BatchSize; p.batchSize == 0 {
 		if p.batchSize, err = p.manifestOf(rec.DataDigest); err != nil {
 			return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, p.job, err)
 		}
