@@ -56,7 +56,7 @@ files must be in the model's folder or below it.`,
 			if bytes, err = f.apply(cmd, args[1], bytes); err != nil {
 				return err
 			}
-			model, err := worker.LoadModel(bytes, models.Options{})
+			model, err := worker.LoadModel(bytes, models.Options{AnyOutput: true})
 			if err != nil {
 				return fmt.Errorf("%s can't run here: %w", args[1], err)
 			}
@@ -87,7 +87,7 @@ files must be in the model's folder or below it.`,
 // apply puts a card into a model: the one that it had, with what the user tells
 // instead.
 func (f *cardFlags) apply(cmd *cobra.Command, file string, onnx []byte) ([]byte, error) {
-	m, err := models.Load(onnx, models.Options{})
+	m, err := models.Load(onnx, models.Options{AnyOutput: true})
 	if err != nil {
 		return nil, fmt.Errorf("%s can't run here: %w", file, err)
 	}
