@@ -172,7 +172,11 @@ func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What is still said about a delivery from before concerns no task of now.
-	if err := errors.Join(old.Ack(), old.Nak(), old.InProgress()); err != nil {
+	late, err := b.Adopt(old.Reply(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(late.InProgress(), late.Nak(), late.Ack()); err != nil {
 		t.Fatal(err)
 	}
 	if tasks, err = b.Tasks(ctx, queue); err != nil {
