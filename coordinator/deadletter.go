@@ -95,7 +95,7 @@ func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 		return &wire.Error{Code: wire.CodeBadRange, Field: "tasks", Message: fmt.Sprintf("the failed tasks of job %d lie in %d places; allowed: %d at a time, named in \"tasks\"",
 			doc.Retry, len(rec.Retry.Tasks), maxRanges)}
 	}
-	rec.TaskSize, rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = old.TaskSize, old.ModelVersion, old.ModelDigest, old.DataVersion, old.DataDigest
+	rec.TaskSize, rec.Tail, rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = old.TaskSize, old.Tail, old.ModelVersion, old.ModelDigest, old.DataVersion, old.DataDigest
 	rec.Doc = old.Doc
 	rec.Doc.Retry, rec.Doc.Tasks, rec.Doc.Newest = doc.Retry, doc.Tasks, doc.Newest
 	if !doc.Newest {

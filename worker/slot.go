@@ -27,10 +27,11 @@ func (w *worker) slot(ctx context.Context) {
 		default:
 			select {
 			case t = <-w.urgent:
-			case t, ok = <-w.ready:
+			case _, ok = <-w.ready.some:
 				if !ok {
 					return
 				}
+				t = w.ready.take()
 			}
 		}
 		if ctx.Err() != nil {
@@ -75,6 +76,9 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
+	if t.task.Train == "" {
+		w.table.done(t.task.Job, t.counted, r.Batches)
+	}
 	return message(r)
 }
 
@@ -99,7 +103,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		return nil, err
 	}
 	return r, w.batches(t, r, func(u *held) { w.carry(u, sessions) }, func(n int, f fetched) (*wire.BatchResult, error) {
-		session, err := w.session(t.ctx, t.task, sessions) // a rescued task may have taken it away
+		session, err := w.session(t.ctx, t.task, sessions) // an urgent task may have taken it away
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +116,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 }
 
 // batches has a task's batches computed as they come. Aside, where there is one,
-// carries rescued tasks out in between.
+// carries urgent tasks out in between.
 func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
 	for n := t.task.From; n <= t.task.To; n++ {
 		f, err := w.nextBatch(t, aside)
@@ -254,6 +258,9 @@ func (w *worker) session(ctx context.Context, t *wire.Task, sessions map[string]
 // that says so when that is final; otherwise the task has been handed back.
 func (w *worker) failed(t *held, err error) []byte {
 	switch {
+	case t.copied:
+		w.Log.Debug("copy of a task failed", "job", t.task.Job, "task", t.task.Task, "error", err)
+		w.giveUp(t)
 	case t.ctx.Err() != nil:
 		w.giveUp(t)
 	case !isFault(err):

@@ -42,10 +42,13 @@ type JobRecord struct {
 	ModelDigest  string `json:"model_digest,omitempty"`
 	DataVersion  int    `json:"data_version,omitempty"`
 	DataDigest   string `json:"data_digest,omitempty"`
-	// TaskSize is the number of batches in a task; the last one may have fewer.
+	// TaskSize is the number of batches in a task; the last ones may have fewer. Tail
+	// is the number of slots that share the job's end in smaller tasks; 0 in records
+	// of programs that made none.
 	TaskSize int `json:"task_size,omitempty"`
-	// Retry is set for a job that retries another one's failed tasks. Doc and
-	// TaskSize are then those of the job that was planned first.
+	Tail     int `json:"tail,omitempty"`
+	// Retry is set for a job that retries another one's failed tasks. Doc, TaskSize
+	// and Tail are then those of the job that was planned first.
 	Retry *Retry `json:"retry,omitempty"`
 	// ResultsFrom is the first sequence of the results stream that can hold a
 	// result of this job.
@@ -65,8 +68,8 @@ type JobRecord struct {
 type Retry struct {
 	// Of is the job whose failed tasks these are.
 	Of uint64 `json:"of"`
-	// Tasks are their numbers in the plan that Doc and TaskSize give, ascending, as
-	// ranges of first and last.
+	// Tasks are their numbers in the plan that Doc, TaskSize and Tail give, ascending,
+	// as ranges of first and last.
 	Tasks Ranges `json:"tasks"`
 }
 
@@ -89,8 +92,13 @@ func (r *JobRecord) Batches() int {
 
 // span is the batches of a task by its number in the plan.
 func (r *JobRecord) span(number int) (from, to int) {
-	from = r.Doc.From + (number-1)*r.TaskSize
-	return from, min(from+r.TaskSize-1, r.Doc.To)
+	from, to = r.plan().span(number)
+	return r.Doc.From - 1 + from, r.Doc.From - 1 + to
+}
+
+// plan is how the document's batches are cut into tasks.
+func (r *JobRecord) plan() plan {
+	return plan{batches: r.Doc.To - r.Doc.From + 1, size: r.TaskSize, tail: r.Tail}
 }
 
 // Number is the number in the plan of the job's task n.
@@ -115,7 +123,7 @@ func (r *JobRecord) Tasks() int {
 	if r.Retry != nil {
 		return r.Retry.Tasks.Len()
 	}
-	return (r.Batches() + r.TaskSize - 1) / r.TaskSize
+	return r.plan().tasks()
 }
 
 // Ranges are whole numbers, ascending, as first and last of each run.

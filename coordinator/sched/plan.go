@@ -7,10 +7,15 @@ import (
 )
 
 const (
-	// targetTask is the work in a task: long enough that its bookkeeping does
+	// mostTask is the work in a task at most: long enough that its bookkeeping does
 	// not count, short enough that a new job starts soon and little is lost
-	// with a node.
-	targetTask = 100 * time.Millisecond
+	// with a node. leastTask is the work in it at least, where a batch takes less.
+	mostTask  = 100 * time.Millisecond
+	leastTask = 10 * time.Millisecond
+	// windowParts is into how many tasks at least a job's part of [RateWindow] is cut, so
+	// that rates over such a window can be equal to within a percent or two: results
+	// come by whole tasks. A cheap model's batches are many beside a dear one's.
+	windowParts = 200
 	// tasksPerSlot is how many tasks a slot should get at least, so that the
 	// nodes finish a job at about the same time.
 	tasksPerSlot = 4
@@ -28,15 +33,21 @@ type Experience struct {
 	Images float64
 }
 
-// TaskSize is the number of batches to put into a task: about [targetTask] of
-// work by what is known of the model (1 without experience), and at least
-// [tasksPerSlot] tasks for each of the cluster's slots.
-func TaskSize(batches int, known Experience, slots int) int {
+// TaskSize is the number of batches to put into a task: at most [mostTask] of work by
+// what is known of the model (1 without experience), and at least [tasksPerSlot]
+// tasks for each of the cluster's slots. Round is the time of one batch of every job
+// that is expected to run beside it, its own included; 0 when it runs alone.
+func TaskSize(batches int, known Experience, round time.Duration, slots int) int {
+	slots = max(slots, 1)
 	size := 1
 	if known.Time > 0 && known.Images >= 1 {
-		size = min(int(targetTask/known.Time), int(maxTaskImages/known.Images))
+		size = int(mostTask / known.Time)
+		if round > 0 {
+			size = min(size, max(int(RateWindow*time.Duration(slots)/windowParts/round), int(leastTask/known.Time)))
+		}
+		size = min(size, int(maxTaskImages/known.Images))
 	}
-	if share := batches / (tasksPerSlot * max(slots, 1)); size > share {
+	if share := batches / (tasksPerSlot * slots); size > share {
 		size = share
 	}
 	return min(max(size, 1), maxTaskSize)
