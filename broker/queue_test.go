@@ -36,7 +36,7 @@ func publish(t *testing.T, b *broker.Broker, job uint64, task int) error {
 
 func pull(t *testing.T, ctx context.Context, b *broker.Broker, job uint64) jetstream.Msg {
 	t.Helper()
-	name, err := b.OpenQueue(ctx, job)
+	name, err := b.OpenQueue(ctx, job, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestFirstResultWins(t *testing.T) {
 
 func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
-	if _, err := b.OpenQueue(ctx, 7); err != nil {
+	if _, err := b.OpenQueue(ctx, 7, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := publish(t, b, 7, 1); err != nil {
@@ -111,7 +111,7 @@ func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
 func TestCloseQueueDropsOnlyItsJob(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
 	for _, job := range []uint64{1, 12} {
-		if _, err := b.OpenQueue(ctx, job); err != nil {
+		if _, err := b.OpenQueue(ctx, job, 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := publish(t, b, job, 1); err != nil {

@@ -51,6 +51,11 @@ const (
 	SubjectCancel = "idunno.cancel"
 	SubjectDLQ    = "idunno.dlq"
 	SubjectRetry  = "idunno.dlq.retry"
+	SubjectPause  = "idunno.pause"
+	SubjectResume = "idunno.resume"
+	// SubjectSettings reads the cluster's settings, or changes those that it is given.
+	SubjectSettings    = "idunno.settings"
+	SubjectAssignments = "idunno.assignments"
 )
 
 const (
@@ -66,6 +71,8 @@ const (
 	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
 	SubjectWake = "idunno.wake"
+	// SubjectLeads is where workers hear which jobs are ahead of the others.
+	SubjectLeads = "idunno.leads"
 	// SubjectHeartbeats matches every node's heartbeat.
 	SubjectHeartbeats = prefixHeartbeat + "*"
 )
@@ -74,6 +81,10 @@ const (
 const (
 	// KeyActive holds the table of jobs that have work.
 	KeyActive = "active"
+	// KeySettings holds the cluster's settings, KeyAssignments which nodes work for
+	// which job.
+	KeySettings    = "settings"
+	KeyAssignments = "assignments"
 	// KeyLeader holds the coordinator's lease.
 	KeyLeader = "leader"
 	keyJob    = "job."

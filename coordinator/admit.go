@@ -160,7 +160,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected && rec.Retry == nil {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.roll.slots())
+		l.taskSize(rec)
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err
@@ -200,6 +200,9 @@ func (l *leader) settle(ctx context.Context) error {
 	for _, job := range l.active {
 		l.file(ctx, l.jobs[job])
 		l.publish(ctx, l.jobs[job])
+	}
+	if l.dirty {
+		failed = append(failed, l.assign(ctx, time.Now()))
 	}
 	failed = append(failed, l.tidy(ctx))
 	return errors.Join(failed...)

@@ -35,6 +35,9 @@ func (l *leader) fold(r *wire.Result, seq uint64, at time.Time) {
 		return
 	}
 	l.looked[r.Job] = time.Now()
+	if j := l.jobs[r.Job]; j != nil {
+		l.steering.warmed(j.Rec.ModelDigest, r.Node)
+	}
 	if r.Error != "" {
 		l.Log.Warn("task failed for good", "job", r.Job, "task", r.Task, "node", r.Node, "error", r.Error)
 	}

@@ -68,6 +68,8 @@ type leader struct {
 	closing map[uint64]bool
 	// stuck counts how often in a row an active job was found waiting for nobody.
 	stuck map[uint64]int
+	// steering is who works for what.
+	steering *steering
 	// full is what there is room for, while that is not enough.
 	full atomic.Pointer[broker.Room]
 }
@@ -80,7 +82,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	c.standby.stop()
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int)}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int), steering: newSteering()}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -174,7 +176,7 @@ func (l *leader) loop(ctx context.Context) error {
 			err = l.settle(ctx)
 		case <-tick.C:
 			l.sum(sumAtOnce)
-			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
+			err = errors.Join(l.watch(ctx, time.Now()), l.steer(ctx, time.Now()), l.tidy(ctx))
 		case connected := <-changes:
 			if !connected {
 				continue
@@ -287,7 +289,7 @@ func (l *leader) openQueues(ctx context.Context) error {
 // openQueue opens a job's queue, and has the workers told when it is another one
 // than before.
 func (l *leader) openQueue(ctx context.Context, job uint64) error {
-	name, err := l.Broker.OpenQueue(ctx, job)
+	name, err := l.Broker.OpenQueue(ctx, job, l.inFlight(job))
 	if err == nil && l.queues[job] != name {
 		l.queues[job], l.dirty = name, true
 	}
@@ -361,10 +363,12 @@ func (l *leader) tidy(ctx context.Context) error {
 
 // writeTable stores the table of active jobs, which tells the workers.
 func (l *leader) writeTable(ctx context.Context) error {
-	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}}
+	table := wire.ActiveJobs{Schema: wire.Schema, Fair: l.fair(), Jobs: []wire.ActiveJob{}}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
-		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job]})
+		nodes, only := l.nodesOf(job)
+		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job],
+			Weight: doc.Weight, Priority: doc.Priority, Nodes: nodes, Only: only, MaxInFlight: doc.MaxInFlight})
 	}
 	p, err := json.Marshal(table)
 	if err != nil {

@@ -53,8 +53,10 @@ func ParseLeads(p []byte) (*Leads, error) {
 type Assignment struct {
 	Job   uint64 `json:"job"`
 	Model string `json:"model"`
-	// Nodes are the workers by name, Slots the number of their slots.
+	// Nodes are the workers by name, the first of them where there are very many: More
+	// is the number of the others. Slots is the number of the slots of all of them.
 	Nodes []string `json:"nodes"`
+	More  int      `json:"more,omitempty"`
 	Slots int      `json:"slots"`
 	// Share is the part of the cluster's computing time that the job is to get, 0 to 1.
 	Share  float64 `json:"share"`

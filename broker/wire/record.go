@@ -12,6 +12,7 @@ type State string
 const (
 	StateQueued           State = "queued"
 	StateRunning          State = "running"
+	StatePaused           State = "paused"
 	StateDone             State = "done"
 	StateDoneWithFailures State = "done_with_failures"
 	StateCancelled        State = "cancelled"
@@ -175,8 +176,10 @@ func (r Ranges) At(n int) int {
 
 // ActiveJobs is the table that tells workers which jobs have work.
 type ActiveJobs struct {
-	Schema int         `json:"schema_version"`
-	Jobs   []ActiveJob `json:"jobs"`
+	Schema int `json:"schema_version"`
+	// Fair is what rates are counted in, see [Settings].
+	Fair string      `json:"fair,omitempty"`
+	Jobs []ActiveJob `json:"jobs"`
 }
 
 // ActiveJob is a line of that table.
@@ -186,4 +189,15 @@ type ActiveJob struct {
 	Train bool   `json:"train,omitempty"`
 	// Queue is where the job's tasks are pulled from.
 	Queue string `json:"queue"`
+	// Weight is the job's share of the rate, relative to others'; 0 means 1. Jobs of
+	// a higher Priority go first.
+	Weight   float64 `json:"weight,omitempty"`
+	Priority int     `json:"priority,omitempty"`
+	// Nodes are the workers that the job is assigned to; empty means all. Others serve
+	// it when they have nothing else to do, unless Only forbids it.
+	Nodes []string `json:"nodes,omitempty"`
+	Only  bool     `json:"only,omitempty"`
+	// MaxInFlight is how many of its tasks the queue gives out at a time; 0 means any
+	// number.
+	MaxInFlight int `json:"max_in_flight,omitempty"`
 }

@@ -31,6 +31,8 @@ type Experience struct {
 	// Time is the mean processing time of a batch, Images its mean size.
 	Time   time.Duration
 	Images float64
+	// Job is the one that showed it, where that matters.
+	Job uint64
 }
 
 // TaskSize is the number of batches to put into a task: at most [mostTask] of work by
