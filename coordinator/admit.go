@@ -202,7 +202,7 @@ func (l *leader) settle(ctx context.Context) error {
 		l.publish(ctx, l.jobs[job])
 	}
 	if l.dirty {
-		failed = append(failed, l.assign(ctx, time.Now()))
+		l.allot(time.Now())
 	}
 	failed = append(failed, l.tidy(ctx))
 	return errors.Join(failed...)

@@ -44,8 +44,10 @@ type steering struct {
 	allotted map[uint64]sched.Allotment
 	workers  []sched.Worker
 	looked   time.Time
-	// written is the table as it is stored, at revision.
+	// written is the table as it is stored, at revision, pending what is to be stored,
+	// nil for nothing.
 	written  wire.Assignments
+	pending  *wire.Assignments
 	revision uint64
 	// warm tells for the models of the last jobs which nodes have computed with them.
 	warm map[string]map[string]bool
@@ -67,10 +69,10 @@ func (l *leader) steer(ctx context.Context, now time.Time) error {
 		l.steering.seen = now
 		l.tellLeads()
 	}
-	if now.Sub(l.steering.looked) < assignEvery {
-		return nil
+	if now.Sub(l.steering.looked) >= assignEvery {
+		l.allot(now)
 	}
-	return l.assign(ctx, now)
+	return l.storeAssignments(ctx)
 }
 
 // inFlight is the most tasks of a job that are given out at a time, 0 for any number.
@@ -153,9 +155,8 @@ func (l *leader) taskSize(rec *wire.JobRecord) {
 	}
 }
 
-// assign brings the assignments in line with nodes and jobs, and stores the table when
-// it has changed.
-func (l *leader) assign(ctx context.Context, now time.Time) error {
+// allot brings the assignments in line with nodes and jobs.
+func (l *leader) allot(now time.Time) {
 	s := l.steering
 	s.looked = now
 	s.workers = l.roll.workers()
@@ -179,10 +180,10 @@ func (l *leader) assign(ctx context.Context, now time.Time) error {
 			More: max(len(a.Nodes)-maxListed, 0), Slots: a.Slots, Share: math.Round(a.Share*1000) / 1000, Reason: a.Reason, Only: a.Only})
 	}
 	s.allotted = next
+	s.pending = &table
 	if s.revision > 0 && sameAssignments(&s.written, &table) {
-		return nil
+		s.pending = nil
 	}
-	return l.writeAssignments(ctx, &table)
 }
 
 // sameAssignments reports whether nothing has changed that anybody would want to know.
@@ -192,8 +193,12 @@ func sameAssignments(a, b *wire.Assignments) bool {
 	})
 }
 
-func (l *leader) writeAssignments(ctx context.Context, table *wire.Assignments) error {
+// storeAssignments stores the table when it has changed.
+func (l *leader) storeAssignments(ctx context.Context) error {
 	s := l.steering
+	if s.pending == nil {
+		return nil
+	}
 	if s.revision == 0 {
 		within, cancel := context.WithTimeout(ctx, requestWait)
 		e, err := l.state.Get(within, broker.KeyAssignments)
@@ -205,7 +210,7 @@ func (l *leader) writeAssignments(ctx context.Context, table *wire.Assignments) 
 			return fmt.Errorf("read the assignments: %w", err)
 		}
 	}
-	p, err := json.Marshal(table)
+	p, err := json.Marshal(s.pending)
 	if err != nil {
 		return fmt.Errorf("encode the assignments: %w", err)
 	}
@@ -213,7 +218,7 @@ func (l *leader) writeAssignments(ctx context.Context, table *wire.Assignments) 
 	if err != nil {
 		return fmt.Errorf("write the assignments: %w", err)
 	}
-	s.revision, s.written = rev, *table
+	s.revision, s.written, s.pending = rev, *s.pending, nil
 	return nil
 }
 
@@ -231,7 +236,8 @@ func (l *leader) nodesOf(job uint64) (nodes []string, only bool) {
 func (l *leader) answerAssignments(ctx context.Context, _ broker.Request) any {
 	table, ok := inLoop(ctx, l, func() wire.Assignments {
 		// It is stored within a moment of every change; an answer has it at once.
-		if err := l.assign(ctx, time.Now()); err != nil {
+		l.allot(time.Now())
+		if err := l.storeAssignments(ctx); err != nil {
 			l.Log.Debug("assignments not stored yet", "error", err)
 		}
 		return l.steering.written

@@ -15,6 +15,7 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/sched"
 )
 
 const (
@@ -309,6 +310,7 @@ func (l *leader) loadTable(ctx context.Context) error {
 		if json.Unmarshal(entry.Value, &table) == nil {
 			for _, j := range table.Jobs {
 				l.queues[j.Job] = j.Queue
+				l.steering.allotted[j.Job] = sched.Allotment{Job: j.Job, Nodes: j.Nodes, All: len(j.Nodes) == 0, Only: j.Only}
 			}
 		}
 	}
