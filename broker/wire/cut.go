@@ -3,7 +3,7 @@ package wire
 // tailRounds is how often the size of a task is halved towards the end of a job.
 const tailRounds = 3
 
-// plan cuts a row of batches into tasks: a pure function of what a record freezes.
+// cut divides a row of batches into tasks: a pure function of what a record freezes.
 //
 //	size  size  size … size │ size/2 × tail │ size/4 × tail │ size/8 × tail
 //
@@ -12,56 +12,56 @@ const tailRounds = 3
 // finish at about the same time (factoring: Hummel, Schonberg and Flynn, 1992). Without
 // a tail all have the same size, as the records of older programs mean it; the last
 // one of a size may have fewer batches.
-type plan struct{ batches, size, tail int }
+type cut struct{ batches, size, tail int }
 
 // rounds gives the sizes of the tail's tasks, descending, 0 for none, and the batches
 // before them.
-func (p plan) rounds() (sizes [tailRounds]int, body int) {
-	body = p.batches
+func (c cut) rounds() (sizes [tailRounds]int, body int) {
+	body = c.batches
 	for k := tailRounds; k > 0; k-- {
-		size := p.size >> k
+		size := c.size >> k
 		// Divided instead of multiplied: nothing that a record holds can overflow.
-		if size < 1 || p.tail < 1 || size > body/p.tail {
+		if size < 1 || c.tail < 1 || size > body/c.tail {
 			continue
 		}
-		body -= size * p.tail
+		body -= size * c.tail
 		sizes[k-1] = size
 	}
 	return sizes, body
 }
 
 // tasks is the number of tasks.
-func (p plan) tasks() int {
-	if p.size < 1 || p.batches < 1 {
+func (c cut) tasks() int {
+	if c.size < 1 || c.batches < 1 {
 		return 0
 	}
-	sizes, body := p.rounds()
-	n := (body + p.size - 1) / p.size
+	sizes, body := c.rounds()
+	n := (body + c.size - 1) / c.size
 	for _, size := range sizes {
 		if size > 0 {
-			n += p.tail
+			n += c.tail
 		}
 	}
 	return n
 }
 
 // span is the first and the last batch of task n, tasks and batches counted from 1.
-func (p plan) span(n int) (from, to int) {
-	sizes, body := p.rounds()
-	full := (body + p.size - 1) / p.size
+func (c cut) span(n int) (from, to int) {
+	sizes, body := c.rounds()
+	full := (body + c.size - 1) / c.size
 	if n <= full {
-		return (n-1)*p.size + 1, min(n*p.size, body)
+		return (n-1)*c.size + 1, min(n*c.size, body)
 	}
 	n -= full + 1 // counted from 0 in the tail
 	for _, size := range sizes {
 		if size == 0 {
 			continue
 		}
-		if n < p.tail {
+		if n < c.tail {
 			return body + n*size + 1, body + (n+1)*size
 		}
-		n -= p.tail
-		body += size * p.tail
+		n -= c.tail
+		body += size * c.tail
 	}
-	return p.batches + 1, p.batches // there is no such task
+	return c.batches + 1, c.batches // there is no such task
 }
