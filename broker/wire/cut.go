@@ -47,6 +47,9 @@ func (c cut) tasks() int {
 
 // span is the first and the last batch of task n, tasks and batches counted from 1.
 func (c cut) span(n int) (from, to int) {
+	if c.size < 1 {
+		return 1, 0
+	}
 	sizes, body := c.rounds()
 	full := (body + c.size - 1) / c.size
 	if n <= full {
