@@ -51,7 +51,9 @@ type steering struct {
 	revision uint64
 	// warm tells for the models of the last jobs which nodes have computed with them.
 	warm map[string]map[string]bool
+	// pace is counted in the unit that fair names.
 	pace *sched.Pace
+	fair string
 	seen time.Time
 	// copied are the tasks that two workers compute.
 	copied map[taskKey]bool
@@ -159,6 +161,9 @@ func (l *leader) taskSize(rec *wire.JobRecord) {
 func (l *leader) allot(now time.Time) {
 	s := l.steering
 	s.looked = now
+	if fair := l.fair(); s.fair != fair {
+		s.fair, s.pace, l.dirty = fair, sched.NewPace(), true
+	}
 	s.workers = l.roll.workers()
 	before := make(map[uint64][]string, len(s.allotted))
 	for job, a := range s.allotted {

@@ -166,7 +166,12 @@ func lookAfter(ctx context.Context, records broker.Bucket, seen *atomic.Uint64, 
 func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.fair = active.Fair
+	if t.fair != active.Fair { // passes in another unit say nothing
+		t.fair, t.at = active.Fair, 0
+		for _, e := range t.jobs {
+			e.pass = 0
+		}
+	}
 	listed := make(map[uint64]bool, len(active.Jobs))
 	for i := range active.Jobs {
 		j := &active.Jobs[i]
