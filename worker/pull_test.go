@@ -166,7 +166,7 @@ func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.tokens <- struct{}{}
-	if held := w.take(ctx, ctx, p); held != nil || len(w.tokens) != 0 {
+	if held := w.take(ctx, ctx, p, w.tokens); held != nil || len(w.tokens) != 0 {
 		t.Fatalf("took %+v", held)
 	}
 	if err := onNATS(w).NC.FlushWithContext(ctx); err != nil {

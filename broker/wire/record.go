@@ -93,13 +93,13 @@ func (r *JobRecord) Batches() int {
 
 // span is the batches of a task by its number in the plan.
 func (r *JobRecord) span(number int) (from, to int) {
-	from, to = r.cut().span(number)
+	from, to = r.division().span(number)
 	return r.Doc.From - 1 + from, r.Doc.From - 1 + to
 }
 
-// cut is how the document's batches are cut into tasks.
-func (r *JobRecord) cut() cut {
-	return cut{batches: r.Doc.To - r.Doc.From + 1, size: r.TaskSize, tail: r.Tail}
+// division is how the document's batches are cut into tasks.
+func (r *JobRecord) division() division {
+	return division{batches: r.Doc.To - r.Doc.From + 1, size: r.TaskSize, tail: r.Tail}
 }
 
 // Number is the number in the plan of the job's task n.
@@ -124,7 +124,7 @@ func (r *JobRecord) Tasks() int {
 	if r.Retry != nil {
 		return r.Retry.Tasks.Len()
 	}
-	return r.cut().tasks()
+	return r.division().tasks()
 }
 
 // Ranges are whole numbers, ascending, as first and last of each run.

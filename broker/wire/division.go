@@ -3,7 +3,7 @@ package wire
 // tailRounds is how often the size of a task is halved towards the end of a job.
 const tailRounds = 3
 
-// cut divides a row of batches into tasks: a pure function of what a record freezes.
+// division cuts a row of batches into tasks: a pure function of what a record freezes.
 //
 //	size  size  size … size │ size/2 × tail │ size/4 × tail │ size/8 × tail
 //
@@ -12,59 +12,59 @@ const tailRounds = 3
 // finish at about the same time (factoring: Hummel, Schonberg and Flynn, 1992). Without
 // a tail all have the same size, as the records of older programs mean it; the last
 // one of a size may have fewer batches.
-type cut struct{ batches, size, tail int }
+type division struct{ batches, size, tail int }
 
 // rounds gives the sizes of the tail's tasks, descending, 0 for none, and the batches
 // before them.
-func (c cut) rounds() (sizes [tailRounds]int, body int) {
-	body = c.batches
+func (d division) rounds() (sizes [tailRounds]int, body int) {
+	body = d.batches
 	for k := tailRounds; k > 0; k-- {
-		size := c.size >> k
+		size := d.size >> k
 		// Divided instead of multiplied: nothing that a record holds can overflow.
-		if size < 1 || c.tail < 1 || size > body/c.tail {
+		if size < 1 || d.tail < 1 || size > body/d.tail {
 			continue
 		}
-		body -= size * c.tail
+		body -= size * d.tail
 		sizes[k-1] = size
 	}
 	return sizes, body
 }
 
 // tasks is the number of tasks.
-func (c cut) tasks() int {
-	if c.size < 1 || c.batches < 1 {
+func (d division) tasks() int {
+	if d.size < 1 || d.batches < 1 {
 		return 0
 	}
-	sizes, body := c.rounds()
-	n := (body + c.size - 1) / c.size
+	sizes, body := d.rounds()
+	n := (body + d.size - 1) / d.size
 	for _, size := range sizes {
 		if size > 0 {
-			n += c.tail
+			n += d.tail
 		}
 	}
 	return n
 }
 
 // span is the first and the last batch of task n, tasks and batches counted from 1.
-func (c cut) span(n int) (from, to int) {
-	if c.size < 1 {
+func (d division) span(n int) (from, to int) {
+	if d.size < 1 {
 		return 1, 0
 	}
-	sizes, body := c.rounds()
-	full := (body + c.size - 1) / c.size
+	sizes, body := d.rounds()
+	full := (body + d.size - 1) / d.size
 	if n <= full {
-		return (n-1)*c.size + 1, min(n*c.size, body)
+		return (n-1)*d.size + 1, min(n*d.size, body)
 	}
 	n -= full + 1 // counted from 0 in the tail
 	for _, size := range sizes {
 		if size == 0 {
 			continue
 		}
-		if n < c.tail {
+		if n < d.tail {
 			return body + n*size + 1, body + (n+1)*size
 		}
-		n -= c.tail
-		body += size * c.tail
+		n -= d.tail
+		body += size * d.tail
 	}
-	return c.batches + 1, c.batches // there is no such task
+	return d.batches + 1, d.batches // there is no such task
 }
