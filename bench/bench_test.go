@@ -206,7 +206,7 @@ func TestFairness(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	d, err := bench.Fairness(ctx, bench.FairnessConfig{Program: program, Models: onnx, Set: set,
-		Window: 200 * time.Millisecond, Span: 100 * time.Millisecond, Joins: 1, Kills: 1, Pairs: 1})
+		Window: 200 * time.Millisecond, Span: 500 * time.Millisecond, Joins: 1, Kills: 1, Pairs: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

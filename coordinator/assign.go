@@ -180,6 +180,9 @@ func (l *leader) allot(now time.Time) {
 		if was, ok := s.allotted[a.Job]; !ok || a.All != was.All || a.Only != was.Only || !a.All && !slices.Equal(a.Nodes, was.Nodes) {
 			l.dirty = true // workers must know
 		}
+		if j := l.jobs[a.Job]; s.allotted[a.Job].Job == 0 {
+			s.pace.Join(a.Job, j.Counted(s.fair)/j.Rec.Doc.Share())
+		}
 		next[a.Job] = a
 		table.Jobs = append(table.Jobs, wire.Assignment{Job: a.Job, Model: l.jobs[a.Job].Rec.Doc.Target(), Nodes: a.Nodes[:min(len(a.Nodes), maxListed)],
 			More: max(len(a.Nodes)-maxListed, 0), Slots: a.Slots, Share: math.Round(a.Share*1000) / 1000, Reason: a.Reason, Only: a.Only})
@@ -260,7 +263,7 @@ func (l *leader) tellLeads() {
 	var running []sched.Runner
 	for _, job := range l.active {
 		j := l.jobs[job]
-		if j.Rec.Doc.Training() || j.Ending(few) {
+		if j.Rec.Doc.Training() {
 			continue
 		}
 		weight, known := j.Rec.Doc.Share(), l.experience(j.Rec)

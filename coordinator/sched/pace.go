@@ -43,6 +43,14 @@ const (
 // NewPace returns one that has seen nothing.
 func NewPace() *Pace { return &Pace{jobs: make(map[uint64]*pacer)} }
 
+// Join begins to look at a job that has done so much already. One that Look sees first
+// joins then.
+func (p *Pace) Join(job uint64, done float64) {
+	if p.jobs[job] == nil {
+		p.jobs[job] = &pacer{done: done}
+	}
+}
+
 // Look takes in what the running jobs have done and returns the leads that workers
 // shall know of. Only jobs of the highest priority are compared.
 func (p *Pace) Look(running []Runner) []wire.Lead {
@@ -56,10 +64,8 @@ func (p *Pace) Look(running []Runner) []wire.Lead {
 		if r.Priority < highest {
 			continue
 		}
+		p.Join(r.Job, r.Done)
 		j := p.jobs[r.Job]
-		if j == nil {
-			j = &pacer{done: r.Done}
-		}
 		grown := r.Done - j.done
 		j.done, j.ahead = r.Done, j.ahead+grown
 		next[r.Job] = j
