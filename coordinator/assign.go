@@ -33,6 +33,8 @@ const (
 	few       = 64
 	slowBy    = 2
 	slowLeast = 30 * time.Millisecond
+	// copyWait bounds the wait for a worker to take a copy.
+	copyWait = 100 * time.Millisecond
 	// recentJobs is how many jobs ago a model must have been used to be expected beside
 	// others.
 	recentJobs = 50
@@ -345,7 +347,7 @@ func (r *roll) copyTasks(ctx context.Context, job uint64, allowed func(string) b
 		}
 		request := wire.Rescue{Schema: wire.Schema, Task: task, Copy: true}
 		r.aside.Go(func() {
-			within, cancel := context.WithTimeout(ctx, rescueWait)
+			within, cancel := context.WithTimeout(ctx, copyWait)
 			defer cancel()
 			// One that has work by now refuses: then there are no idle slots to use.
 			_, _ = r.Broker.Ask(within, broker.SubjectRescue(to), request.Marshal())
