@@ -109,7 +109,7 @@ func (l *leader) demands() []sched.Demand {
 	demands := make([]sched.Demand, 0, len(l.active))
 	for _, job := range l.active {
 		j := l.jobs[job]
-		doc, known := j.Rec.Doc, l.experience(j.Rec)
+		doc, known := j.Rec.Doc, l.shown(j.Rec)
 		d := sched.Demand{Job: job, Model: j.Rec.ModelDigest, Tasks: j.Rec.Tasks(), Batch: known.Time, Counted: 1, Weight: doc.Share(),
 			Priority: doc.Priority, MaxNodes: doc.MaxNodes, MaxInFlight: doc.MaxInFlight, Training: doc.Training()}
 		switch l.fair() {
@@ -123,9 +123,9 @@ func (l *leader) demands() []sched.Demand {
 	return demands
 }
 
-// experience is what is known of a job's batches: from its own results, else from
-// the last job with the same model and data, ended or not.
-func (l *leader) experience(rec *wire.JobRecord) sched.Experience {
+// shown is what is known of a job's batches: from its own results, else from those of
+// a job that runs with the same model and data, else from the last one that ended.
+func (l *leader) shown(rec *wire.JobRecord) sched.Experience {
 	if j := l.jobs[rec.Job]; j != nil {
 		if e := j.Experience(); e.Time > 0 {
 			return e
@@ -136,12 +136,12 @@ func (l *leader) experience(rec *wire.JobRecord) sched.Experience {
 			return j.Experience()
 		}
 	}
-	return l.known[workloadOf(rec)]
+	return l.experience(rec)
 }
 
 // taskSize freezes how a new job is cut into tasks.
 func (l *leader) taskSize(rec *wire.JobRecord) {
-	own, slots := l.experience(rec), l.roll.slots()
+	own := l.shown(rec)
 	// The time of one batch of every job: those that run, or one other like the
 	// dearest of late.
 	running, dearest := own.Time, own.Time
@@ -153,10 +153,7 @@ func (l *leader) taskSize(rec *wire.JobRecord) {
 			dearest = max(dearest, known.Time)
 		}
 	}
-	rec.TaskSize = sched.TaskSize(rec.Batches(), own, max(running, own.Time+dearest), slots)
-	if !rec.Doc.Training() {
-		rec.Tail = slots
-	}
+	sched.Size(rec, own, max(running, own.Time+dearest), l.roll.slots())
 }
 
 // allot brings the assignments in line with nodes and jobs.
@@ -268,7 +265,7 @@ func (l *leader) tellLeads() {
 		if j.Rec.Doc.Training() {
 			continue
 		}
-		weight, known := j.Rec.Doc.Share(), l.experience(j.Rec)
+		weight, known := j.Rec.Doc.Share(), l.shown(j.Rec)
 		task := float64(max(j.Rec.TaskSize, 1))
 		switch fair {
 		case wire.FairImages:
@@ -285,7 +282,12 @@ func (l *leader) tellLeads() {
 }
 
 // fair is what rates are counted in.
-func (l *leader) fair() string { return "" }
+func (l *leader) fair() string {
+	if s := l.settings.Load(); s != nil {
+		return s.Fair
+	}
+	return ""
+}
 
 // copySlow has idle workers compute the last tasks of jobs that take long, or wait
 // behind others, where they are: whoever is first stores the result.
@@ -300,7 +302,7 @@ func (l *leader) copySlow(ctx context.Context, now time.Time) {
 		if j.Rec.Doc.Training() || !j.Ending(few) {
 			continue
 		}
-		each := l.experience(j.Rec).Time
+		each := l.shown(j.Rec).Time
 		nodes, only := l.nodesOf(job)
 		var allowed func(string) bool
 		if only {

@@ -23,6 +23,8 @@ const (
 	// whatever its time: an image takes up to 12 bytes there.
 	maxTaskSize   = 512
 	maxTaskImages = 64_000
+	// MaxBatchImages is the most images of a batch whose size a job chooses.
+	MaxBatchImages = maxTaskImages
 )
 
 // Experience is what is known of a model's batches on a data set; zero when there
@@ -33,6 +35,28 @@ type Experience struct {
 	Images float64
 	// Job is the one that showed it, where that matters.
 	Job uint64
+}
+
+// Of is what is known of batches with the given number of images, as far as their
+// time grows with their size.
+func (e Experience) Of(images int) Experience {
+	if e.Images < 1 {
+		return Experience{}
+	}
+	return Experience{Time: time.Duration(float64(e.Time) * float64(images) / e.Images), Images: float64(images), Job: e.Job}
+}
+
+// Size freezes in a record how many batches a task has: as [TaskSize] says, at most
+// a round, and so many that the plan has no more than [wire.MaxTasks] tasks. The end
+// of a job that has one round is cut into smaller tasks for the slots that there are.
+func Size(rec *wire.JobRecord, known Experience, round time.Duration, slots int) {
+	rec.TaskSize = min(TaskSize(rec.Batches(), known, round, slots), rec.RoundBatches())
+	if !rec.Doc.Training() && !rec.Doc.Forever && rec.Doc.Rounds <= 1 {
+		rec.Tail = slots
+	}
+	for rec.Tasks() > wire.MaxTasks && rec.TaskSize < rec.RoundBatches() {
+		rec.TaskSize++
+	}
 }
 
 // TaskSize is the number of batches to put into a task: at most [mostTask] of work by
@@ -65,5 +89,6 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		return t
 	}
 	t.From, t.To = rec.Span(n)
+	t.BatchSize = rec.BatchSize
 	return t
 }
