@@ -192,7 +192,8 @@ func TestWorkersHearWhoIsAhead(t *testing.T) {
 	})
 	r.must(err)
 	defer stop()
-	r.queueOf(behind)
+	r.assigned(ahead, "the node", on("a"))
+	r.assigned(behind, "the node", on("a"))
 	for n := 0; n < 8 && r.ctx.Err() == nil; n++ {
 		r.work(ahead, 1, "a")
 	}
