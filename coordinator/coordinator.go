@@ -47,6 +47,10 @@ type Config struct {
 	// MaxQueued is how many admitted jobs may wait while the service takes more;
 	// default [DefaultMaxQueued].
 	MaxQueued int
+	// CompactAfter is how long after a job's end its results are moved into the SDFS,
+	// negative for never; default [DefaultCompactAfter]. DropAfter is how long after it
+	// they are removed from the stream of results; default [DefaultDropAfter].
+	CompactAfter, DropAfter time.Duration
 	// Log is told what happens; default: nothing is logged.
 	Log *slog.Logger
 }
@@ -63,6 +67,12 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.MaxQueued == 0 {
 		cfg.MaxQueued = DefaultMaxQueued
+	}
+	if cfg.CompactAfter == 0 {
+		cfg.CompactAfter = DefaultCompactAfter
+	}
+	if cfg.DropAfter == 0 {
+		cfg.DropAfter = DefaultDropAfter
 	}
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)
@@ -143,6 +153,7 @@ type coordinator struct {
 	roll    *roll
 	ledger  *ledger
 	standby *standby
+	cards   cards
 	shapes  shapes
 	leading atomic.Bool
 	changed chan struct{}

@@ -120,7 +120,8 @@ func (g *ledger) record(e *broker.Entry) {
 // remember keeps an ended job: its record, its part in the nodes' totals, and how
 // long its batches took.
 func (g *ledger) remember(rec *wire.JobRecord) {
-	if g.ended[rec.Job] != nil {
+	if known := g.ended[rec.Job]; known != nil {
+		known.Results = rec.Results // nothing else of it changes
 		return
 	}
 	g.ended[rec.Job] = rec
@@ -137,6 +138,15 @@ func (g *ledger) remember(rec *wire.JobRecord) {
 	if s.Batches > 0 && rec.ModelDigest != "" {
 		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
 			Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
+	}
+}
+
+// moved is told that the record of an ended job was written with the place of its
+// results.
+func (g *ledger) moved(rec *wire.JobRecord, revision uint64) {
+	g.revs[rec.Job] = max(g.revs[rec.Job], revision)
+	if known := g.ended[rec.Job]; known != nil {
+		known.Results = rec.Results
 	}
 }
 
@@ -180,7 +190,7 @@ func (g *ledger) keep(r *wire.Result, seq uint64, at time.Time) {
 		return
 	}
 	for i := range r.Batches { // the predictions are for others
-		r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels = nil, nil, nil
+		r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels, r.Batches[i].Values = nil, nil, nil, nil
 	}
 	g.early[r.Job] = append(g.early[r.Job], early{r, at, seq})
 	g.waiting++

@@ -294,6 +294,9 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	l.leave(j)
 	l.remember(&rec)
 	delete(l.jobs, job)
+	if shown.State != wire.StateQueued || !j.LastResult().IsZero() {
+		l.keep(job, now)
+	}
 	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)
 	l.dirty, l.closing[job] = true, true
 	l.release(job)

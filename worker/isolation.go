@@ -74,7 +74,7 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 	}
 	if err = p.load(t.ctx, t.task.ModelDigest, model, s.w.TaskMemory, s.w.BatchTimeout); err == nil {
 		err = s.w.batches(t, r, nil, func(n int, f fetched) (*wire.BatchResult, error) {
-			return p.predict(t.ctx, n, f.batch, s.w.BatchTimeout)
+			return p.predict(t.ctx, n, f.batch, t.task.Outputs, s.w.BatchTimeout)
 		})
 	}
 	s.release(p)
@@ -82,7 +82,7 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 		return nil, err
 	}
 	s.w.table.done(t.task.Job, t.counted, r.Batches)
-	return message(r)
+	return s.w.message(t, r)
 }
 
 // process returns an idle process, or starts one.

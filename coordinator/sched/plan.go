@@ -23,6 +23,8 @@ const (
 	// whatever its time: an image takes up to 12 bytes there.
 	maxTaskSize   = 512
 	maxTaskImages = 64_000
+	// maxOutputTask is the most batches of a task that keeps outputs.
+	maxOutputTask = 16
 	// MaxBatchImages is the most images of a batch whose size a job chooses.
 	MaxBatchImages = maxTaskImages
 )
@@ -53,6 +55,9 @@ func Size(rec *wire.JobRecord, known Experience, round time.Duration, slots int)
 	rec.TaskSize = min(TaskSize(rec.Batches(), known, round, slots), rec.RoundBatches())
 	if !rec.Doc.Training() && !rec.Doc.Forever && rec.Doc.Rounds <= 1 {
 		rec.Tail = slots
+	}
+	if rec.Doc.Outputs == wire.OutputsProbs || rec.Doc.Outputs == wire.OutputsRaw {
+		rec.TaskSize = min(rec.TaskSize, maxOutputTask)
 	}
 	for rec.Tasks() > wire.MaxTasks && rec.TaskSize < rec.RoundBatches() {
 		rec.TaskSize++
@@ -89,6 +94,9 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		return t
 	}
 	t.From, t.To = rec.Span(n)
+	if rec.Doc.Outputs != wire.OutputsTop1 {
+		t.Outputs = rec.Doc.Outputs
+	}
 	t.BatchSize = rec.BatchSize
 	return t
 }
