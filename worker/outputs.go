@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +21,9 @@ func predict(ctx context.Context, s *models.Session, n int, batch *dataset.Batch
 	began := time.Now()
 	p, err := s.PredictWith(ctx, batch, want)
 	took := time.Since(began)
+	if errors.Is(err, models.ErrNotClassifier) {
+		err = fmt.Errorf("%w; a job submitted with --outputs raw keeps what it gives", err)
+	}
 	if err != nil {
 		return nil, err
 	}
