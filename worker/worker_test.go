@@ -76,7 +76,7 @@ func newRigAt(t *testing.T, url string) *rig {
 // openQueue opens the job's queue, as a coordinator does.
 func (r *rig) openQueue() {
 	var err error
-	r.queue, err = r.b.OpenQueue(r.ctx, job)
+	r.queue, err = r.b.OpenQueue(r.ctx, job, 0)
 	r.must(err)
 }
 
