@@ -345,8 +345,15 @@ func (t *table) done(job uint64, counted float64, batches []wire.BatchResult) {
 		was = nanos
 	}
 	e.pass += (was - counted) / e.weight
-	if e.scarce {
-		e.empty = false // the queue may give another one for it
+}
+
+// freed says that a task of a job has left its queue: one whose tasks in flight are
+// limited may give another one for it.
+func (t *table) freed(job uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.jobs[job]; e != nil && e.scarce {
+		e.empty = false
 		t.rouse()
 	}
 }

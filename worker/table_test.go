@@ -91,6 +91,20 @@ func TestNodeServesWhatItIsAssigned(t *testing.T) {
 	}
 }
 
+func TestLimitedQueueIsAskedAgainForEachTaskThatLeavesIt(t *testing.T) {
+	table := jobsTable("", wire.ActiveJob{Job: 1}, wire.ActiveJob{Job: 2, MaxInFlight: 1})
+	table.exhausted(1, false)
+	table.exhausted(2, false)
+	table.freed(1)
+	if _, _, _, ok := table.pick(); ok {
+		t.Error("a queue without a limit has nothing new for a task that has left it")
+	}
+	table.freed(2)
+	if job, _, _, ok := table.pick(); !ok || job != 2 {
+		t.Errorf("job %d, want the one whose task has left its queue", job)
+	}
+}
+
 func TestRatesByImagesAndTime(t *testing.T) {
 	for _, c := range []struct {
 		fair string
