@@ -11,7 +11,7 @@ const (
 	// not count, short enough that a new job starts soon and little is lost
 	// with a node. leastTask is the work in it at least, where a batch takes less.
 	mostTask  = 100 * time.Millisecond
-	leastTask = 10 * time.Millisecond
+	leastTask = 15 * time.Millisecond
 	// tailTask is the work in a task from which on the last ones of a job are smaller:
 	// those of less end soon enough.
 	tailTask = 40 * time.Millisecond
