@@ -168,7 +168,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	l.last = rec.Job
 	if rec.State == wire.StateRejected {
 		l.Log.Info("job rejected", "job", rec.Job, "reason", rec.Reason)
-		l.ended[rec.Job] = rec
+		l.ended.add(rec, recordSize)
 		return nil
 	}
 	l.Log.Info("job admitted", "job", rec.Job, "model", rec.Doc.Target(), "from", rec.Doc.From, "to", rec.Doc.To,
@@ -211,9 +211,13 @@ func (l *leader) start(ctx context.Context, job uint64) error {
 	if err := l.openQueue(ctx, job); err != nil {
 		return err
 	}
-	j.Rec.State = wire.StateRunning
+	was := *j.Rec
+	if j.Rec.State = wire.StateRunning; j.Rec.Started.IsZero() {
+		// It has no result before this moment, however long it has waited.
+		j.Rec.Started, j.Rec.ResultsFrom = time.Now(), max(j.Rec.ResultsFrom, l.results+1)
+	}
 	if err := l.write(ctx, j.Rec); err != nil {
-		j.Rec.State = wire.StateQueued
+		*j.Rec = was
 		return err
 	}
 	l.queued = slices.DeleteFunc(l.queued, func(n uint64) bool { return n == job })
@@ -250,7 +254,8 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 		return err
 	}
 	job := rec.Job
-	l.remember(&rec)
+	l.remember(&rec, recordSize+nodeSize*len(rec.Summary.Nodes))
+	delete(l.revs, job)
 	delete(l.jobs, job)
 	delete(l.looked, job)
 	delete(l.queues, job)

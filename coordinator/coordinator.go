@@ -47,6 +47,9 @@ type Config struct {
 	// MaxQueued is how many admitted jobs may wait while the service takes more;
 	// default [DefaultMaxQueued].
 	MaxQueued int
+	// CheckpointEvery is how many results there are between two checkpoints of a
+	// running job; default [DefaultCheckpointEvery].
+	CheckpointEvery int
 	// Log is told what happens; default: nothing is logged.
 	Log *slog.Logger
 }
@@ -63,6 +66,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.MaxQueued == 0 {
 		cfg.MaxQueued = DefaultMaxQueued
+	}
+	if cfg.CheckpointEvery <= 0 {
+		cfg.CheckpointEvery = DefaultCheckpointEvery
 	}
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)

@@ -68,6 +68,8 @@ type leader struct {
 	closing map[uint64]bool
 	// stuck counts how often in a row an active job was found waiting for nobody.
 	stuck map[uint64]int
+	// saving says that a checkpoint is being written or removed.
+	saving bool
 	// full is what there is room for, while that is not enough.
 	full atomic.Pointer[broker.Room]
 }
@@ -174,6 +176,7 @@ func (l *leader) loop(ctx context.Context) error {
 			err = l.settle(ctx)
 		case <-tick.C:
 			l.sum(sumAtOnce)
+			l.checkpoint(ctx, time.Now())
 			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
 		case connected := <-changes:
 			if !connected {

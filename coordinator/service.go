@@ -137,29 +137,11 @@ func (l *leader) answerJob(ctx context.Context, req broker.Request) any {
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.describe(r.Job) })
+	reply, ok := l.lookUpJob(ctx, r.Job)
 	if !ok {
 		return wire.JobReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
-}
-
-// describe looks a job up, in the loop.
-func (l *leader) describe(job uint64) wire.JobReply {
-	if j := l.jobs[job]; j != nil {
-		rec := *j.Rec
-		return wire.JobReply{Record: &rec, Stats: j.Stats(time.Now())}
-	}
-	rec := l.ended[job]
-	if rec == nil {
-		return wire.JobReply{Error: l.noSuchJob(job)}
-	}
-	shown, stats := *rec, rec.Summary
-	if stats == nil {
-		stats = sched.Describe(rec)
-	}
-	shown.Summary = nil
-	return wire.JobReply{Record: &shown, Stats: stats}
 }
 
 func (l *leader) noSuchJob(job uint64) *wire.Error {
@@ -170,46 +152,14 @@ func (l *leader) noSuchJob(job uint64) *wire.Error {
 	return &wire.Error{Code: wire.CodeNoSuchJob, Field: "job", Message: fmt.Sprintf("job %d does not exist; %s", job, allowed)}
 }
 
-// brief is describe without the nodes, for listings.
-func (l *leader) brief(job uint64) wire.JobReply {
-	r := l.describe(job)
-	if r.Stats != nil {
-		stats := *r.Stats
-		stats.Nodes = []wire.NodeStats{}
-		r.Stats = &stats
-	}
-	return r
-}
-
 func (l *leader) answerList(ctx context.Context, req broker.Request) any {
 	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobsReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.JobsReply { return l.page(r.Before, r.Limit) })
-	if !ok {
-		return wire.JobsReply{Error: unavailable(ctx.Err())}
-	}
-	return reply
-}
-
-// page lists jobs below before (0: all), newest first, in the loop.
-func (l *leader) page(before uint64, limit int) wire.JobsReply {
-	if limit < 1 || limit > pageLimit {
-		limit = pageLimit
-	}
-	next := l.last
-	if before > 0 {
-		next = min(next, before-1)
-	}
-	reply := wire.JobsReply{Jobs: []wire.JobReply{}}
-	for ; next > 0 && len(reply.Jobs) < limit; next-- {
-		if r := l.brief(next); r.Error == nil {
-			reply.Jobs = append(reply.Jobs, r)
-		}
-	}
-	if next > 0 {
-		reply.Next = next + 1
+	reply, err := l.listJobs(ctx, r.Before, r.Limit)
+	if err != nil {
+		return wire.JobsReply{Error: asWireError(err)}
 	}
 	return reply
 }
@@ -219,21 +169,18 @@ func (l *leader) answerStats(ctx context.Context, req broker.Request) any {
 	if err != nil {
 		return wire.StatsReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.StatsReply {
-		if r.Job == 0 {
-			return l.allStats()
-		}
-		return l.jobStats(r.Job)
-	})
+	if r.Job > 0 {
+		return l.jobStats(ctx, r.Job)
+	}
+	return l.allStats(ctx)
+}
+
+// jobStats are the statistics of a job and of the nodes that worked on it.
+func (l *leader) jobStats(ctx context.Context, job uint64) wire.StatsReply {
+	r, ok := l.lookUpJob(ctx, job)
 	if !ok {
 		return wire.StatsReply{Error: unavailable(ctx.Err())}
 	}
-	return reply
-}
-
-// jobStats are the statistics of a job and of the nodes that worked on it, in the loop.
-func (l *leader) jobStats(job uint64) wire.StatsReply {
-	r := l.describe(job)
 	if r.Error != nil {
 		return wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}, Error: r.Error}
 	}
@@ -241,20 +188,33 @@ func (l *leader) jobStats(job uint64) wire.StatsReply {
 }
 
 // allStats are the statistics of the newest jobs, oldest first, and of every node
-// over all jobs there have been, in the loop.
-func (l *leader) allStats() wire.StatsReply {
+// over all jobs there have been.
+func (l *leader) allStats(ctx context.Context) wire.StatsReply {
+	page, err := l.listJobs(ctx, 0, 0)
+	if err != nil {
+		return wire.StatsReply{Error: asWireError(err)}
+	}
 	reply := wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}}
-	for _, r := range l.page(0, 0).Jobs {
+	for _, r := range page.Jobs {
 		reply.Jobs = append(reply.Jobs, *r.Stats)
 	}
 	slices.Reverse(reply.Jobs)
+	nodes, ok := inLoop(ctx, l, l.nodeStats)
+	if !ok {
+		return wire.StatsReply{Error: unavailable(ctx.Err())}
+	}
+	reply.Nodes = append(reply.Nodes, nodes...)
+	return reply
+}
+
+// nodeStats are the sums of every node, in the loop.
+func (l *leader) nodeStats() []wire.NodeStats {
 	l.sum(len(l.unsummed))
 	total := l.totals.clone()
 	for _, j := range l.jobs {
 		total.addJob(j, j.Stats(time.Now()))
 	}
-	reply.Nodes = append(reply.Nodes, total.list()...)
-	return reply
+	return total.list()
 }
 
 func (l *leader) answerNodes(_ context.Context, _ broker.Request) any {
@@ -277,7 +237,7 @@ func (l *leader) answerCancel(ctx context.Context, req broker.Request) any {
 func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
 	j := l.jobs[job]
 	if j == nil {
-		reply := l.describe(job)
+		reply := l.describe(ctx, job)
 		if reply.Error == nil {
 			reply.Error = &wire.Error{Code: wire.CodeJobEnded, Field: "job",
 				Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}
@@ -290,5 +250,5 @@ func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
 	if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
 		return wire.JobReply{Error: unavailable(err)}
 	}
-	return l.describe(job)
+	return l.describe(ctx, job)
 }

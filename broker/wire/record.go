@@ -54,6 +54,8 @@ type JobRecord struct {
 	Epoch uint64 `json:"epoch,omitempty"`
 
 	Submitted time.Time `json:"submitted"`
+	// Started is when the job's first task could be taken; zero before.
+	Started time.Time `json:"started,omitzero"`
 	Ended     time.Time `json:"ended,omitzero"`
 	// Summary holds the final statistics of an ended job.
 	Summary *JobStats `json:"summary,omitempty"`
