@@ -178,7 +178,8 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := append(slices.Insert(bench.FailoverKinds(), 1, "worker_kill_to_closed"), "leader_kill_result_gap")
+	want := append([]string(nil), "worker_kill_to_resumed", "worker_kill_to_closed", "workers3_kill_to_resumed", "workers3_kill_to_closed",
+		"worker_stop_to_resumed", "leader_kill_to_submit", "leader_kill_result_gap")
 	if got := names(d.Results, func(r bench.Result) string { return r.Name }); !slices.Equal(got, want) {
 		t.Errorf("results %v, want %v", got, want)
 	}

@@ -43,9 +43,10 @@ const (
 	workersKill = "workers3_kill_to_resumed"
 	workerStop  = "worker_stop_to_resumed"
 	leaderKill  = "leader_kill_to_submit"
-	// workerClosed is measured along with workerKill, resultGap with leaderKill.
-	workerClosed = "worker_kill_to_closed"
-	resultGap    = "leader_kill_result_gap"
+	// Measured along with the kind that each begins with.
+	workerClosed  = "worker_kill_to_closed"
+	workersClosed = "workers3_kill_to_closed"
+	resultGap     = "leader_kill_result_gap"
 )
 
 // FailoverKinds are the kinds of faults that [Failover] knows.
@@ -58,6 +59,7 @@ func FailoverKinds() []string { return []string{workerKill, workersKill, workerS
 //	worker_kill_to_closed     the part of it until the broker tells that the connection closed: the
 //	                          system's time to end the process
 //	workers3_kill_to_resumed  SIGKILL of three of six workers until the last of their tasks is
+//	workers3_kill_to_closed   the part of it until the last of their connections closed
 //	worker_stop_to_resumed    SIGSTOP of a worker until its task is computed by another one
 //	leader_kill_to_submit     SIGKILL of the leading coordinator until the next submission is accepted
 //	leader_kill_result_gap    the longest time without a result in the three seconds after that
@@ -108,8 +110,6 @@ type failover struct {
 	d    *Document
 	rng  *rand.Rand
 	load *load
-	// at is the moment of the latest fault.
-	at time.Time
 }
 
 func (f *failover) measure(ctx context.Context, kind string) error {
@@ -144,6 +144,8 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 	switch kind {
 	case workerKill:
 		samples = append(samples, newSample(workerClosed, "ms", 1000))
+	case workersKill:
+		samples = append(samples, newSample(workersClosed, "ms", 1000))
 	case leaderKill:
 		samples = append(samples, newSample(resultGap, "ms", 1000))
 	}
@@ -151,9 +153,7 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 		var took []time.Duration
 		switch kind {
 		case workerKill:
-			if took, err = f.killWorkers(ctx, local, 1); took != nil {
-				took = append(took, f.load.lastClosed().Sub(f.at))
-			}
+			took, err = f.killWorkers(ctx, local, 1)
 		case workersKill:
 			took, err = f.killWorkers(ctx, local, 3)
 		case workerStop:
@@ -194,27 +194,32 @@ func (f *failover) pause(ctx context.Context) error {
 }
 
 // killWorkers kills n workers and returns the time until each task that they were
-// computing is computed by others; nil when all had just ended.
+// computing is computed by others, and until the last connection closed; nil when all
+// had just ended.
 func (f *failover) killWorkers(ctx context.Context, local *cluster.Local, n int) ([]time.Duration, error) {
 	victims, err := f.victims(ctx, local, n)
 	if err != nil {
 		return nil, err
 	}
 	at := time.Now()
-	f.at = at
 	for _, name := range victims {
 		if _, err := local.Signal(name, os.Kill); err != nil {
 			return nil, err
 		}
 	}
 	last, err := f.load.resumed(ctx, victims, at)
+	closed := f.load.lastClosed()
 	for _, name := range victims {
 		if _, killErr := local.Kill(name); killErr != nil && !errors.Is(killErr, cluster.ErrNoSuchChild) { // waits until it is gone
 			err = errors.Join(err, killErr)
 		}
 		err = errors.Join(err, local.Restart(ctx, name))
 	}
-	return since(at, last), err
+	took := since(at, last)
+	if took != nil {
+		took = append(took, closed.Sub(at))
+	}
+	return took, err
 }
 
 // stopWorker is killWorkers with a worker that freezes.

@@ -283,9 +283,10 @@ func (l *load) busy(ctx context.Context, workers []string) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, name := range workers {
-			// A worker that was started anew has computed less than the one before.
+			// A worker that was started anew has computed less than the one before, and
+			// nothing yet while it still fetches model and data.
 			h := l.nodes[name]
-			if h == nil || h.Leaving || len(started(h)) == 0 || h.Batches == before[name] {
+			if h == nil || h.Leaving || len(started(h)) == 0 || h.Batches == 0 || h.Batches == before[name] {
 				return false
 			}
 		}

@@ -53,6 +53,11 @@ const (
 	SubjectCancel = "idunno.cancel"
 	SubjectDLQ    = "idunno.dlq"
 	SubjectRetry  = "idunno.dlq.retry"
+	SubjectPause  = "idunno.pause"
+	SubjectResume = "idunno.resume"
+	// SubjectSettings reads the cluster's settings, or changes those that it is given.
+	SubjectSettings    = "idunno.settings"
+	SubjectAssignments = "idunno.assignments"
 )
 
 const (
@@ -80,6 +85,10 @@ const (
 const (
 	// KeyActive holds the table of jobs that have work.
 	KeyActive = "active"
+	// KeySettings holds the cluster's settings, KeyAssignments which nodes work for
+	// which job.
+	KeySettings    = "settings"
+	KeyAssignments = "assignments"
 	// KeyLeader holds the coordinator's lease.
 	KeyLeader = "leader"
 	keyJob    = "job."

@@ -20,8 +20,6 @@ type held struct {
 	attempt int
 	// started says that it is being computed in this process.
 	started atomic.Bool
-	// rescued says that the task was another worker's; nothing comes before it.
-	rescued bool
 	// token is given back when the task needs no slot any more.
 	token func()
 	// ctx ends when the task is to be dropped: its job is over, or the worker stops.

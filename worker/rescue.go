@@ -71,7 +71,7 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 		return err
 	}
 	t := w.newHeld(work, msg, r.Task, free)
-	t.rescued, t.crashes = true, r.Crashes
+	t.crashes = r.Crashes
 	w.hand.add(t)
 	began := w.taking.run(func() {
 		_ = msg.InProgress()

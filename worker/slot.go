@@ -132,21 +132,19 @@ func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute fun
 	return nil
 }
 
-// nextBatch waits for a task's next batch. Rescued tasks come first, unless this is
-// one itself and has what it needs.
+// nextBatch waits for a task's next batch. Rescued tasks come first, also when this is
+// one itself: each has begun soon, and there are no more of them than places.
 func (w *worker) nextBatch(t *held, aside func(*held)) (fetched, error) {
 	urgent := w.urgent
 	if aside == nil {
 		urgent = nil
 	}
 	for {
-		if !t.rescued {
-			select {
-			case u := <-urgent:
-				aside(u)
-				continue
-			default:
-			}
+		select {
+		case u := <-urgent:
+			aside(u)
+			continue
+		default:
 		}
 		select {
 		case f := <-t.batches:

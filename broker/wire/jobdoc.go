@@ -63,6 +63,8 @@ type JobDoc struct {
 	Retry  uint64 `json:"retry,omitempty"`
 	Tasks  []int  `json:"tasks,omitempty"`
 	Newest bool   `json:"newest,omitempty"`
+	// Terms say how the job is to be run.
+	Terms
 }
 
 // Archs lists the architectures that can be trained.
@@ -89,8 +91,9 @@ func (d JobDoc) Target() string {
 }
 
 var (
-	inferFields = []string{"model", "data", "from", "to"}
-	trainFields = []string{"train", "data", "epochs", "seed"}
+	inferFields = []string{"model", "data", "from", "to", "weight", "priority", "max_nodes", "max_in_flight", "rounds", "forever",
+		"batch_size", "deadline", "after", "id", "outputs"}
+	trainFields = []string{"train", "data", "epochs", "seed", "weight", "priority", "deadline", "after", "id"}
 	retryFields = []string{"retry", "tasks", "newest"}
 	refPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?$`)
 	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
@@ -143,6 +146,9 @@ func ParseJobDoc(p []byte) (JobDoc, error) {
 		err = parseTrain(fields, &d)
 	default:
 		err = parseInfer(fields, &d)
+	}
+	if err == nil && !retry {
+		err = parseTerms(fields, &d.Terms)
 	}
 	return d, err
 }

@@ -12,6 +12,7 @@ type State string
 const (
 	StateQueued           State = "queued"
 	StateRunning          State = "running"
+	StatePaused           State = "paused"
 	StateDone             State = "done"
 	StateDoneWithFailures State = "done_with_failures"
 	StateCancelled        State = "cancelled"
@@ -180,4 +181,10 @@ type ActiveJob struct {
 	Train bool   `json:"train,omitempty"`
 	// Queue is where the job's tasks are pulled from.
 	Queue string `json:"queue"`
+	// Weight is the job's share of the rate, relative to others'; 0 means 1. Jobs of
+	// a higher Priority go first.
+	Weight   float64 `json:"weight,omitempty"`
+	Priority int     `json:"priority,omitempty"`
+	// Nodes are the workers that the job is assigned to; empty means all.
+	Nodes []string `json:"nodes,omitempty"`
 }
