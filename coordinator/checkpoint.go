@@ -31,9 +31,13 @@ type foldMark struct {
 func (c *coordinator) readFolds(ctx context.Context, records broker.Bucket) error {
 	g := c.ledger
 	clear(g.folds)
-	err := records.Watch(ctx, broker.KeyFolds, func(e *broker.Entry) (more bool) {
+	last, err := c.Broker.LastResult(ctx)
+	if err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
+	}
+	err = records.Watch(ctx, broker.KeyFolds, func(e *broker.Entry) (more bool) {
 		if e != nil {
-			g.restore(e)
+			g.restore(e, last)
 		}
 		return e != nil
 	})
@@ -46,8 +50,9 @@ func (c *coordinator) readFolds(ctx context.Context, records broker.Bucket) erro
 	return nil
 }
 
-// restore takes one in.
-func (g *ledger) restore(e *broker.Entry) {
+// restore takes one in. The last result there is has the place last: a checkpoint from
+// beyond it belongs to results that somebody has removed.
+func (g *ledger) restore(e *broker.Entry, last uint64) {
 	job, ok := broker.JobOfFold(e.Key)
 	if !ok {
 		return
@@ -55,6 +60,9 @@ func (g *ledger) restore(e *broker.Entry) {
 	mark := foldMark{revision: e.Revision}
 	if j := g.jobs[job]; j != nil {
 		restored, place, err := sched.Restore(j.Rec, e.Value)
+		if err == nil && place > last {
+			err = fmt.Errorf("%w: it goes to place %d of %d", sched.ErrCheckpoint, place, last)
+		}
 		switch {
 		case err != nil:
 			g.log.Warn("checkpoint not used: the job's results are read again", "job", job, "error", err)
