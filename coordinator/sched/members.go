@@ -33,6 +33,8 @@ type Members struct {
 	nodes map[string]*member
 	// conns finds nodes by their connection.
 	conns map[string]string
+	// heads finds them by what their heartbeats begin with.
+	heads map[string]*member
 }
 
 type member struct {
@@ -45,6 +47,10 @@ type member struct {
 	released map[string]bool
 	// silent says that the node was given up for its silence alone: it may live.
 	silent bool
+	// head is what the node's heartbeats begin with, unread the last one when it has
+	// not been read.
+	head   string
+	unread []byte
 	// given counts the tasks handed to the node since its last heartbeat.
 	given int
 }
@@ -61,7 +67,7 @@ type Orphan struct {
 
 // NewMembers returns an empty list.
 func NewMembers() *Members {
-	return &Members{nodes: make(map[string]*member), conns: make(map[string]string)}
+	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member)}
 }
 
 // Observe takes a heartbeat into account. It returns the in-flight tasks of an
@@ -75,6 +81,7 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		n = &member{Node: wire.Node{Since: now}}
 		m.nodes[h.Node] = n
 	}
+	n.read()
 	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
 	if h.Incarnation < n.Incarnation && !gone {
 		return nil
@@ -162,6 +169,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 		if n.State == wire.NodeDead || n.State == wire.NodeLeft {
 			if now.Sub(n.Since) > forgetAfter {
 				delete(m.conns, n.Conn)
+				m.forgetHead(n)
 				delete(m.nodes, name)
 			}
 			continue
@@ -214,6 +222,7 @@ func (m *Members) Gone(name string, now time.Time) []Orphan {
 	if n == nil || n.State == wire.NodeDead || n.State == wire.NodeLeft {
 		return nil
 	}
+	n.read()
 	orphans := n.orphans(n.InFlight, true)
 	n.InFlight = nil
 	n.enter(wire.NodeDead, now)
@@ -254,6 +263,7 @@ func (m *Members) Rescuer(o Orphan) string {
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
 			continue
 		}
+		n.read()
 		// Those that have no task given yet come first: a rescue waits for another.
 		if best == nil || cmp.Or(cmp.Compare(cold(n), cold(best)), cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
 			best = n
@@ -281,6 +291,7 @@ func (m *Members) Slots() int {
 func (m *Members) List() []wire.Node {
 	list := make([]wire.Node, 0, len(m.nodes))
 	for _, name := range sortedKeys(m.nodes) {
+		m.nodes[name].read()
 		list = append(list, m.nodes[name].Node)
 	}
 	return list
