@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -218,7 +219,39 @@ func (l *leader) nodeStats() []wire.NodeStats {
 }
 
 func (l *leader) answerNodes(_ context.Context, _ broker.Request) any {
-	return wire.NodesReply{Leader: l.Name, Nodes: l.roll.list()}
+	return wire.NodesReply{Leader: l.Name, Nodes: fitting(l.roll.list())}
+}
+
+// fitting cuts what many nodes hold to what a message holds: first the subjects of the
+// tasks' acknowledgements go, then most of the tasks, then all.
+func fitting(nodes []wire.Node) []wire.Node {
+	const each, reply, task = 512, 120, 64
+	size := func() int {
+		n := 0
+		for i := range nodes {
+			n += each
+			for _, t := range nodes[i].InFlight {
+				n += task
+				if t.Reply != "" {
+					n += reply
+				}
+			}
+		}
+		return n
+	}
+	for _, keep := range []int{math.MaxInt, 4, 0} {
+		if size() <= maxRecord {
+			break
+		}
+		for i := range nodes {
+			held := slices.Clone(nodes[i].InFlight[:min(len(nodes[i].InFlight), keep)])
+			for k := range held {
+				held[k].Reply = ""
+			}
+			nodes[i].InFlight = held
+		}
+	}
+	return nodes
 }
 
 func (l *leader) answerCancel(ctx context.Context, req broker.Request) any {
