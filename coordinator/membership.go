@@ -20,8 +20,6 @@ const (
 	// deafAfter is how long a node may hear no heartbeat at all, its own neither,
 	// until it doubts its hearing.
 	deafAfter = 500 * time.Millisecond
-	// rescueWait bounds the wait for a worker to take a dead one's task.
-	rescueWait = 100 * time.Millisecond
 	// maxOrphans bounds the tasks kept while nobody leads.
 	maxOrphans = 10_000
 )
@@ -52,6 +50,8 @@ type roll struct {
 	crashes map[taskKey]int
 	// orphans were held by nodes that died while this coordinator stood by.
 	orphans []orphan
+	// offers are the rescues that wait for an answer.
+	offers map[*offer]struct{}
 }
 
 type taskKey struct {
@@ -65,7 +65,8 @@ type orphan struct {
 }
 
 func newRoll(c *coordinator) *roll {
-	return &roll{coordinator: c, died: make(chan struct{}, 1), members: sched.NewMembers(), crashes: make(map[taskKey]int)}
+	return &roll{coordinator: c, died: make(chan struct{}, 1), members: sched.NewMembers(), crashes: make(map[taskKey]int),
+		offers: make(map[*offer]struct{})}
 }
 
 // follow keeps the list until ctx ends.
@@ -188,6 +189,7 @@ func (r *roll) dead(ctx context.Context, name string, orphans []sched.Orphan) {
 	if name == "" {
 		return
 	}
+	r.withdraw(name)
 	r.release(ctx, orphans)
 	r.tell()
 	r.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
@@ -237,34 +239,6 @@ func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 	if back {
 		_ = r.Broker.Wake() // a lost call costs the workers' own look, soon after
 	}
-}
-
-// rescue gives a dead node's task to a live worker, past the queue and its
-// waiting tasks. It reports false when there is none to ask. Call it locked.
-func (r *roll) rescue(ctx context.Context, o sched.Orphan) bool {
-	rec := r.plans[o.Job]
-	if rec == nil || o.Task < 1 || o.Task > rec.Tasks() {
-		return false
-	}
-	to := r.members.Rescuer(o)
-	if to == "" {
-		return false
-	}
-	task := sched.Task(rec, o.Task)
-	task.Check = true
-	request := wire.Rescue{Schema: wire.Schema, Task: task, Reply: o.Reply, Crashes: r.crashes[taskKey{o.Job, o.Task}]}
-	r.aside.Go(func() {
-		within, cancel := context.WithTimeout(ctx, rescueWait)
-		defer cancel()
-		answer, err := r.Broker.Ask(within, broker.SubjectRescue(to), request.Marshal())
-		if err == nil && string(answer) == wire.RescueTaken {
-			return
-		}
-		// It has its hands full, or is dying too.
-		r.Broker.HandBack(o.Reply)
-		_ = r.Broker.Wake()
-	})
-	return true
 }
 
 // lead has the tasks of the dead released from now on, those of nodes that died
