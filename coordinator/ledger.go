@@ -43,7 +43,7 @@ type ledger struct {
 	unsummed []unsummed
 	// unsummedNodes is the number of sums in it, at most [maxUnsummed].
 	unsummedNodes int
-	last     uint64
+	last          uint64
 	// seen is the revision up to which the records have been read.
 	seen uint64
 	// epoch is the highest that has written a record.

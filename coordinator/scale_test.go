@@ -59,8 +59,8 @@ func (r *rig) place(job uint64) uint64 {
 	return place
 }
 
-// until waits for what must come.
-func (r *rig) until(what string, there func() bool) {
+// comes waits for what must come.
+func (r *rig) comes(what string, there func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !there(); {
 		if time.Now().After(deadline) {
@@ -82,7 +82,7 @@ func TestColdStartFromACheckpoint(t *testing.T) {
 	job := r.submit(1, 10)
 	r.work(job, 6, "one")
 	var place uint64
-	r.until("a checkpoint", func() bool { place = r.place(job); return place >= 15 })
+	r.comes("a checkpoint", func() bool { place = r.place(job); return place >= 15 })
 	r.wait(job, func(s *wire.JobStats) bool { return s.Batches == 6 })
 	stop()
 	results, err := r.b.Results(r.ctx)
@@ -100,7 +100,7 @@ func TestColdStartFromACheckpoint(t *testing.T) {
 	if got.Stats != want.Stats || got.Failed != 0 || got.State != wire.StateDone {
 		t.Errorf("statistics %+v, straight %+v", got.Stats, want.Stats)
 	}
-	r.until("the end of the checkpoint", func() bool { return r.fold(job) == nil })
+	r.comes("the end of the checkpoint", func() bool { return r.fold(job) == nil })
 }
 
 // What stands where a checkpoint belongs and is none costs nothing but the reading of
@@ -110,7 +110,7 @@ func TestForeignCheckpoint(t *testing.T) {
 	stop := r.saving("c1")
 	job := r.submit(1, 10)
 	r.work(job, 4, "one")
-	r.until("a checkpoint", func() bool { return r.place(job) > 0 })
+	r.comes("a checkpoint", func() bool { return r.place(job) > 0 })
 	stop()
 	state, err := r.b.State(r.ctx)
 	r.must(err)
@@ -121,11 +121,11 @@ func TestForeignCheckpoint(t *testing.T) {
 	if s := r.wait(job, func(s *wire.JobStats) bool { return s.Batches > 0 }); s.Batches != 4 {
 		t.Fatalf("the new coordinator counts %d batches", s.Batches)
 	}
-	r.until("a checkpoint over the foreign one", func() bool { return r.place(job) > 0 })
+	r.comes("a checkpoint over the foreign one", func() bool { return r.place(job) > 0 })
 	_, err = state.Put(r.ctx, broker.KeyFold(job), []byte("garbage again"))
 	r.must(err)
 	r.work(job, 4, "one")
-	r.until("a checkpoint over what was written meanwhile", func() bool { return r.place(job) >= 7 })
+	r.comes("a checkpoint over what was written meanwhile", func() bool { return r.place(job) >= 7 })
 	r.work(job, 2, "one")
 	if s := r.wait(job, ended); s.Batches != 10 || s.State != wire.StateDone {
 		t.Errorf("summary %+v", s)
@@ -148,7 +148,7 @@ func TestEndedJobsAreReadOnDemand(t *testing.T) {
 	last := first + many
 	check := func() {
 		t.Helper()
-		r.until("the last job", func() bool { _, err := r.c.Job(r.ctx, last); return err == nil })
+		r.comes("the last job", func() bool { _, err := r.c.Job(r.ctx, last); return err == nil })
 		reply, err := r.c.Job(r.ctx, first)
 		r.must(err)
 		if reply.Record.State != wire.StateDone || reply.Stats.Stats != want.Stats || len(reply.Stats.Nodes) != 1 || reply.Stats.Nodes[0].Raw != nil {
@@ -210,7 +210,7 @@ func TestRetriesAreFoundInRecords(t *testing.T) {
 		_, err := r.b.Submit(r.ctx, "", []byte(`{"model":"none","from":1,"to":2}`))
 		r.must(err)
 	}
-	r.until("the last job", func() bool { _, err := r.c.Job(r.ctx, again.Job+300); return err == nil })
+	r.comes("the last job", func() bool { _, err := r.c.Job(r.ctx, again.Job+300); return err == nil })
 	list, err := r.c.DeadLetters(r.ctx, wire.DLQRequest{Job: job})
 	r.must(err)
 	if len(list.Letters) != 1 || list.Letters[0].RetriedBy != again.Job {

@@ -11,7 +11,6 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
-	"idunno/coordinator/sched"
 )
 
 const (

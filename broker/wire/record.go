@@ -57,7 +57,7 @@ type JobRecord struct {
 	Submitted time.Time `json:"submitted"`
 	// Started is when the job's first task could be taken; zero before.
 	Started time.Time `json:"started,omitzero"`
-	Ended     time.Time `json:"ended,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
 	// Summary holds the final statistics of an ended job.
 	Summary *JobStats `json:"summary,omitempty"`
 	// Trained describes the model that a training job stored.
