@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -117,34 +118,35 @@ func (p *plain) produce(ctx context.Context, js jetstream.JetStream) error {
 
 // read reads every result, and notes when the last was stored.
 func (p *plain) read(ctx context.Context, js jetstream.JetStream) error {
-	c, err := js.CreateConsumer(ctx, plainResults, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
+	c, err := js.OrderedConsumer(ctx, plainResults, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return err
 	}
-	for left := p.n; left > 0; {
-		batch, err := c.Fetch(min(left, plainBatch), jetstream.FetchMaxWait(time.Second))
+	messages, err := c.Messages(jetstream.PullMaxMessages(plainBatch))
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, messages.Stop)()
+	defer messages.Stop()
+	for range p.n {
+		m, err := messages.Next()
+		if err != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
-		for m := range batch.Messages() {
-			meta, err := m.Metadata()
-			if err != nil {
-				return err
-			}
-			if _, err := wire.ParseResult(m.Data()); err != nil {
-				return err
-			}
-			p.last = meta.Timestamp
-			left--
+		if _, err := wire.ParseResult(m.Data()); err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+		p.last = meta.Timestamp
 	}
 	return nil
 }
 
 // work takes tasks, stores a result for each and then acknowledges it, until ctx ends.
+// What has come while it stored is what it stores next.
 func (p *plain) work(ctx context.Context, url, queue string) error {
 	b, err := broker.Connect(ctx, broker.Config{Servers: url, Name: "plain"})
 	if err != nil {
@@ -155,25 +157,40 @@ func (p *plain) work(ctx context.Context, url, queue string) error {
 	if err != nil {
 		return err
 	}
-	for ctx.Err() == nil {
-		batch, err := c.Fetch(plainBatch, jetstream.FetchMaxWait(100*time.Millisecond))
-		if err != nil {
-			return err
-		}
-		var held []jetstream.Msg
-		flush := func() error {
-			err := p.store(ctx, b, held)
-			held = held[:0]
-			return err
-		}
-		for m := range batch.Messages() {
-			if held = append(held, m); len(held) == plainBatch {
-				if err := flush(); err != nil {
-					return err
-				}
+	messages, err := c.Messages(jetstream.PullMaxMessages(plainBatch))
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, messages.Stop)()
+	defer messages.Stop()
+	come := make(chan jetstream.Msg, plainBatch)
+	go func() {
+		defer close(come)
+		for {
+			m, err := messages.Next()
+			if err != nil {
+				return
+			}
+			select {
+			case come <- m:
+			case <-ctx.Done():
+				return
 			}
 		}
-		if err := flush(); err != nil && ctx.Err() == nil {
+	}()
+	for m := range come {
+		held := []jetstream.Msg{m}
+		for more := true; more && len(held) < plainBatch; {
+			select {
+			case m, ok := <-come:
+				if more = ok; ok {
+					held = append(held, m)
+				}
+			default:
+				more = false
+			}
+		}
+		if err := p.store(ctx, b, held); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}

@@ -83,8 +83,10 @@ type Core interface {
 	// OpenQueue makes sure that a job's tasks can be pulled, and returns the queue's
 	// name, another one after each loss of the server's memory: what is said about
 	// a delivery from before then reaches nobody. CloseQueue drops what is left of
-	// the tasks, QueueDepth counts them, those in flight included.
+	// the tasks for good, SuspendQueue until the queue is opened again: the tries of
+	// tasks stay. QueueDepth counts the tasks, those in flight included.
 	OpenQueue(ctx context.Context, job uint64) (queue string, err error)
+	SuspendQueue(ctx context.Context, job uint64) error
 	CloseQueue(ctx context.Context, job uint64) error
 	QueueDepth(ctx context.Context, job uint64) (int, error)
 	// PublishTask puts a task into the queue. It doesn't wait: the future does. A

@@ -240,8 +240,16 @@ func (b *Broker) Consumer(ctx context.Context, queue string) (jetstream.Consumer
 	return consumer, nil
 }
 
-// CloseQueue drops what is left of a job's tasks.
+// CloseQueue drops what is left of a job's tasks, and the tries of them.
 func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
+	if err := b.SuspendQueue(ctx, job); err != nil {
+		return err
+	}
+	return b.dropTries(ctx, job)
+}
+
+// SuspendQueue drops what is left of a job's tasks. The queue may be opened again.
+func (b *Broker) SuspendQueue(ctx context.Context, job uint64) error {
 	stream, err := b.JS.Stream(ctx, streamTasks)
 	if err != nil {
 		return fmt.Errorf("open task queue: %w", err)
@@ -253,7 +261,7 @@ func (b *Broker) CloseQueue(ctx context.Context, job uint64) error {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(tasksOf(job))); err != nil {
 		return fmt.Errorf("purge queue of job %d: %w", job, err)
 	}
-	return b.dropTries(ctx, job)
+	return nil
 }
 
 // QueueDepth is the number of tasks in the queue of a job, in flight included.

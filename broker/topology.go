@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"strconv"
 	"strings"
@@ -92,6 +94,7 @@ const (
 	// KeyLeader holds the coordinator's lease.
 	KeyLeader = "leader"
 	keyJob    = "job."
+	keyID     = "id."
 	// KeyJobs matches every job record.
 	KeyJobs = keyJob + "*"
 	keyFold = "fold."
@@ -140,6 +143,17 @@ func SubjectDead(job uint64, task int) string { return prefixDead + jobTask(job,
 
 // KeyJob is the key of a job's record.
 func KeyJob(job uint64) string { return keyJob + strconv.FormatUint(job, 10) }
+
+// KeyID is the key of what is known of the job with the id of a document. An id may
+// hold what a key may not.
+func KeyID(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return keyID + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// MessageID is the identifier of a submission with the id of a document: the stream
+// takes it for the same one when it comes again within minutes.
+func MessageID(id string) string { return "idunno-" + KeyID(id) }
 
 // JobOfKey is the inverse of [KeyJob].
 func JobOfKey(key string) (uint64, bool) { return numberOf(key, keyJob) }

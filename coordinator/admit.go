@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,12 +16,14 @@ import (
 // resolved is what a document's names stand for at the moment.
 type resolved struct {
 	model, data objectstore.Version
+	// batchSize is the images in a batch, 0 for as stored.
+	batchSize int
 }
 
-// validate checks a document against the stored models and data sets. It
-// returns a *[wire.Error] when the document is at fault, and other errors when
-// the store can't be asked.
-func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, error) {
+// validate checks a document against the stored models and data sets; batchSize is
+// the images in a batch, 0 for as stored. It returns a *[wire.Error] when the
+// document is at fault, and other errors when the store can't be asked.
+func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize int) (resolved, error) {
 	var r resolved
 	var err error
 	r.data, err = c.lookUp(ctx, "data", wire.DataFolder, doc.Data, wire.CodeUnknownData, dataHint(doc))
@@ -36,13 +37,27 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc) (resolved, 
 	if err != nil {
 		return r, err
 	}
-	if batches := r.data.Parts; doc.To > batches {
+	batches := r.data.Parts
+	if batchSize > 0 {
+		if batches, r.batchSize, err = c.regroup(ctx, doc, r.data, batchSize); err != nil {
+			return r, err
+		}
+	}
+	if doc.To > batches {
 		field := "to"
 		if doc.From > batches {
 			field = "from"
 		}
+		of := ""
+		if r.batchSize > 0 {
+			of = fmt.Sprintf(" of %d images", r.batchSize)
+		}
 		return r, &wire.Error{Code: wire.CodeBadRange, Field: field,
-			Message: fmt.Sprintf("%s is beyond the end of data set %s; allowed: batches 1 to %d", field, doc.Data, batches)}
+			Message: fmt.Sprintf("%s is beyond the end of data set %s; allowed: batches 1 to %d%s", field, doc.Data, batches, of)}
+	}
+	if most := wire.MaxBatch / (doc.To - doc.From + 1); doc.Rounds > most {
+		return r, &wire.Error{Code: wire.CodeBadRange, Field: "rounds",
+			Message: fmt.Sprintf("rounds is %d, too many of so many batches; allowed: 1 to %d", doc.Rounds, most)}
 	}
 	return r, nil
 }
@@ -125,12 +140,20 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 	if errors.As(err, &refusal) {
 		return reject(refusal)
 	}
-	rec.Doc = doc
+	rec.Doc, rec.Deadline = doc, doc.DeadlineAt(at)
 	if err = l.resolve(ctx, rec); errors.As(err, &refusal) {
 		return reject(refusal)
 	}
 	if err != nil {
 		return nil, err
+	}
+	owner, err := l.claimID(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	if owner != job {
+		rec.DuplicateOf = owner
+		return reject(&wire.Error{Message: fmt.Sprintf("job %d has the id %q already; it isn't run again", owner, doc.ID)})
 	}
 	last, err := l.Broker.LastResult(ctx)
 	if err != nil {
@@ -140,15 +163,20 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 	return rec, nil
 }
 
-// resolve freezes in a record what its document's names stand for.
+// resolve freezes in a record what its document's names stand for. A record that has
+// no number yet is that of a submission.
 func (l *leader) resolve(ctx context.Context, rec *wire.JobRecord) error {
 	if rec.Doc.Retry > 0 {
 		return l.resolveRetry(ctx, rec)
 	}
-	r, err := l.validate(ctx, rec.Doc)
+	if err := l.checkTimes(ctx, rec); err != nil {
+		return err
+	}
+	r, err := l.validate(ctx, rec.Doc, l.batchSize(rec.Doc))
 	if err != nil {
 		return err
 	}
+	rec.BatchSize = r.batchSize
 	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
 	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
 	return nil
@@ -160,7 +188,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected && rec.Retry == nil {
-		rec.TaskSize = sched.TaskSize(rec.Batches(), l.known[workloadOf(rec)], l.roll.slots())
+		sched.Size(rec, l.experience(rec), l.roll.slots())
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err
@@ -169,121 +197,15 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	if rec.State == wire.StateRejected {
 		l.Log.Info("job rejected", "job", rec.Job, "reason", rec.Reason)
 		l.ended.add(rec, recordSize)
+		l.release(rec.Job)
 		return nil
 	}
 	l.Log.Info("job admitted", "job", rec.Job, "model", rec.Doc.Target(), "from", rec.Doc.From, "to", rec.Doc.To,
 		"batches_a_task", rec.TaskSize)
 	l.jobs[rec.Job] = sched.NewJob(rec, false)
-	l.queued = append(l.queued, rec.Job)
+	l.enqueue(l.jobs[rec.Job])
+	l.remind(rec.Deadline)
 	return nil
-}
-
-// settle brings queue and records in line with what is known: finished jobs are
-// closed, waiting ones started, tasks published.
-func (l *leader) settle(ctx context.Context) error {
-	if l.fatal != nil {
-		return l.fatal
-	}
-	// What fails for one job is tried again later and must not hold up the others.
-	var failed []error
-	for _, job := range slices.Clone(l.active) {
-		if j := l.jobs[job]; j.Finished() && j.AllFiled() {
-			failed = append(failed, l.finish(ctx, j))
-		}
-	}
-	for _, job := range slices.Clone(l.queued) {
-		if len(l.active) >= maxActive {
-			break
-		}
-		failed = append(failed, l.start(ctx, job))
-	}
-	for _, job := range l.active {
-		l.file(ctx, l.jobs[job])
-		l.publish(ctx, l.jobs[job])
-	}
-	failed = append(failed, l.tidy(ctx))
-	return errors.Join(failed...)
-}
-
-// start opens a queued job's task queue and makes it active.
-func (l *leader) start(ctx context.Context, job uint64) error {
-	j := l.jobs[job]
-	if err := l.openQueue(ctx, job); err != nil {
-		return err
-	}
-	was := *j.Rec
-	if j.Rec.State = wire.StateRunning; j.Rec.Started.IsZero() {
-		// It has no result before this moment, however long it has waited.
-		j.Rec.Started, j.Rec.ResultsFrom = time.Now(), max(j.Rec.ResultsFrom, l.results+1)
-	}
-	if err := l.write(ctx, j.Rec); err != nil {
-		*j.Rec = was
-		return err
-	}
-	l.queued = slices.DeleteFunc(l.queued, func(n uint64) bool { return n == job })
-	l.active = append(l.active, job)
-	l.looked[job] = time.Now()
-	l.roll.plan(j.Rec)
-	l.dirty = true
-	return nil
-}
-
-// finish writes the final record of a job whose tasks all have results.
-func (l *leader) finish(ctx context.Context, j *sched.Job) error {
-	state, reason := j.Outcome()
-	return l.end(ctx, j, state, reason)
-}
-
-// end closes an active or queued job in the given state.
-func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason string) error {
-	now := time.Now()
-	rec := *j.Rec
-	rec.State, rec.Reason, rec.Ended, rec.Trained = state, reason, now, j.Trained()
-	if last := j.LastResult(); state != wire.StateCancelled && !last.IsZero() {
-		rec.Ended = last
-	}
-	shown := *j.Rec
-	*j.Rec = rec
-	summary, err := j.Summary(now)
-	*j.Rec = shown
-	if err != nil {
-		return err
-	}
-	rec.Summary = summary
-	if err := l.writeEnded(ctx, &rec); err != nil {
-		return err
-	}
-	job := rec.Job
-	l.remember(&rec, recordSize+nodeSize*len(rec.Summary.Nodes))
-	delete(l.revs, job)
-	delete(l.jobs, job)
-	delete(l.looked, job)
-	delete(l.queues, job)
-	l.roll.forget(job)
-	isJob := func(n uint64) bool { return n == job }
-	l.active = slices.DeleteFunc(l.active, isJob)
-	l.queued = slices.DeleteFunc(l.queued, isJob)
-	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)
-	l.dirty, l.closing[job] = true, true
-	return nil
-}
-
-// writeEnded writes the record of an ended job. A record of very many nodes is
-// cut to what a message holds: first the sums behind the nodes' statistics go,
-// then the nodes; the job's own statistics stay.
-func (l *leader) writeEnded(ctx context.Context, rec *wire.JobRecord) error {
-	err := l.write(ctx, rec)
-	if !errors.Is(err, errTooLarge) {
-		return err
-	}
-	for i := range rec.Summary.Nodes {
-		rec.Summary.Nodes[i].Raw = nil
-	}
-	if err = l.write(ctx, rec); !errors.Is(err, errTooLarge) {
-		return err
-	}
-	rec.Summary.Nodes = []wire.NodeStats{}
-	return l.write(ctx, rec)
 }
 
 // wakeWorkers tells the workers that there is something to pull. A lost

@@ -14,6 +14,8 @@ const (
 	// DefaultCheckpointEvery is how many results there are between two checkpoints of a
 	// running job unless [Config] says otherwise: a coordinator that starts reads about so many, a second's work.
 	DefaultCheckpointEvery = 4096
+	// checkpointLook is the pause between two looks for one that is due.
+	checkpointLook = 100 * time.Millisecond
 	// checkpointGap is the least time between two checkpoints of a job.
 	checkpointGap = time.Second
 )
@@ -86,8 +88,16 @@ func (l *leader) checkpoint(ctx context.Context, now time.Time) {
 			return
 		}
 	}
-	for _, job := range l.active {
-		j, mark := l.jobs[job], l.folds[job]
+	if now.Sub(l.foldsLooked) < checkpointLook {
+		return
+	}
+	l.foldsLooked = now
+	// Paused ones too: what they have must not be where a coordinator begins to read.
+	for job, j := range l.jobs {
+		mark := l.folds[job]
+		if j.Rec.Started.IsZero() {
+			continue
+		}
 		from := max(mark.place+1, j.Rec.ResultsFrom)
 		if l.results+1 < from+uint64(l.CheckpointEvery) || now.Sub(mark.at) < checkpointGap || !j.AllFiled() || j.Finished() {
 			continue

@@ -149,6 +149,7 @@ type coordinator struct {
 	roll    *roll
 	ledger  *ledger
 	standby *standby
+	shapes  shapes
 	leading atomic.Bool
 	changed chan struct{}
 	started time.Time

@@ -96,16 +96,19 @@ func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 		return &wire.Error{Code: wire.CodeBadRange, Field: "tasks", Message: fmt.Sprintf("the failed tasks of job %d lie in %d places; allowed: %d at a time, named in \"tasks\"",
 			doc.Retry, len(rec.Retry.Tasks), maxRanges)}
 	}
+	rec.BatchSize = old.BatchSize
 	rec.TaskSize, rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = old.TaskSize, old.ModelVersion, old.ModelDigest, old.DataVersion, old.DataDigest
 	rec.Doc = old.Doc
 	rec.Doc.Retry, rec.Doc.Tasks, rec.Doc.Newest = doc.Retry, doc.Tasks, doc.Newest
+	rec.Doc.After, rec.Doc.ID, rec.Doc.Deadline = 0, "", "" // those were the other job's
 	if !doc.Newest {
 		return nil
 	}
-	r, err := l.validate(ctx, rec.Doc)
+	r, err := l.validate(ctx, rec.Doc, rec.BatchSize)
 	if err != nil {
 		return err
 	}
+	rec.BatchSize = r.batchSize
 	rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = r.model.Version, r.model.Digest, r.data.Version, r.data.Digest
 	return nil
 }

@@ -26,17 +26,26 @@ const (
 )
 
 // ended knows which jobs have ended, and the records of those that did so last. There
-// may be any number of ended jobs: each takes a bit.
+// may be any number of ended jobs: each takes some bits.
 type ended struct {
-	// known has a bit for each ended job, 64 to a word.
-	known map[uint64]uint64
+	// known are all, done those that ended well, refused those that were rejected for
+	// their own document.
+	known, done, refused jobSet
+	// duplicates are those that repeated another one's submission, with the other.
+	duplicates map[uint64]uint64
+	// retries are the jobs that retried others, by the other's number.
+	retries map[uint64][]uint64
 	// kept are records, order their jobs, oldest first.
 	kept  map[uint64]keptRecord
 	order []uint64
 	bytes int
-	// retries are the ended jobs that retried others, by the other's number.
-	retries map[uint64][]uint64
 }
+
+// jobSet is a set of job numbers, a bit for each: 64 to a word.
+type jobSet map[uint64]uint64
+
+func (s jobSet) has(job uint64) bool { return s[job/64]&(1<<(job%64)) != 0 }
+func (s jobSet) add(job uint64)      { s[job/64] |= 1 << (job % 64) }
 
 type keptRecord struct {
 	rec *wire.JobRecord
@@ -45,18 +54,29 @@ type keptRecord struct {
 }
 
 func newEnded() ended {
-	return ended{known: make(map[uint64]uint64), kept: make(map[uint64]keptRecord), retries: make(map[uint64][]uint64)}
+	return ended{known: make(jobSet), done: make(jobSet), refused: make(jobSet), duplicates: make(map[uint64]uint64),
+		retries: make(map[uint64][]uint64), kept: make(map[uint64]keptRecord)}
 }
 
-func (e *ended) has(job uint64) bool { return e.known[job/64]&(1<<(job%64)) != 0 }
+func (e *ended) has(job uint64) bool { return e.known.has(job) }
 
 // add notes an ended job, and keeps its record for a while. It reports false when
 // the job was known.
 func (e *ended) add(rec *wire.JobRecord, size int) (news bool) {
 	news = !e.has(rec.Job)
-	e.known[rec.Job/64] |= 1 << (rec.Job % 64)
-	if news && rec.Retry != nil {
-		e.retries[rec.Retry.Of] = append(e.retries[rec.Retry.Of], rec.Job)
+	if news {
+		e.known.add(rec.Job)
+		switch {
+		case rec.DuplicateOf > 0:
+			e.duplicates[rec.Job] = rec.DuplicateOf
+		case rec.State == wire.StateDone:
+			e.done.add(rec.Job)
+		case rec.State == wire.StateRejected:
+			e.refused.add(rec.Job)
+		}
+		if rec.Retry != nil {
+			e.retries[rec.Retry.Of] = append(e.retries[rec.Retry.Of], rec.Job)
+		}
 	}
 	if old, ok := e.kept[rec.Job]; ok {
 		e.bytes -= old.size
@@ -130,8 +150,11 @@ func (l *leader) describe(ctx context.Context, job uint64) wire.JobReply {
 // has to be read.
 func (l *leader) glance(job uint64) (reply wire.JobReply, read bool) {
 	if j := l.jobs[job]; j != nil {
-		rec := *j.Rec
-		return wire.JobReply{Record: &rec, Stats: j.Stats(time.Now())}, false
+		rec, stats := *j.Rec, j.Stats(time.Now())
+		if waits := l.whatFor(&rec); waits != "" {
+			rec.Reason, stats.Reason = waits, waits
+		}
+		return wire.JobReply{Record: &rec, Stats: stats}, false
 	}
 	if rec := l.ended.get(job); rec != nil {
 		return describeEnded(rec), false

@@ -15,6 +15,7 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/sched"
 )
 
 const (
@@ -56,13 +57,25 @@ type leader struct {
 	calls  chan func()
 	fatal  error
 	active []uint64
-	queued []uint64
+	// line are the jobs that may start, in their order. after are those that wait for
+	// another one to end, by that one, held those that the phase doesn't let run.
+	line  sched.Line
+	after map[uint64]map[uint64]bool
+	held  map[uint64]bool
+	// doomed are unfinished jobs that have to end, and why; complete those that have all
+	// results and don't run. due is when the next deadline may be.
+	doomed   map[uint64]string
+	complete map[uint64]bool
+	due      time.Time
+	// settings are the cluster's, settingsRev their revision.
+	settings    atomic.Pointer[wire.Settings]
+	settingsRev uint64
 	// looked is when a job last made progress, or was last looked after.
 	looked map[uint64]time.Time
 	// queues are the names of the active jobs' queues.
 	queues map[uint64]string
 	// table is the revision of the table of active jobs, dirty that it must be
-	// written; closing are ended jobs whose queues must be removed.
+	// written; closing are jobs whose queues must be removed, with true for good.
 	table   uint64
 	dirty   bool
 	closing map[uint64]bool
@@ -70,6 +83,8 @@ type leader struct {
 	stuck map[uint64]int
 	// saving says that a checkpoint is being written or removed.
 	saving bool
+	// foldsLooked is when checkpoints that are due were last looked for.
+	foldsLooked time.Time
 	// full is what there is room for, while that is not enough.
 	full atomic.Pointer[broker.Room]
 }
@@ -82,6 +97,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	c.standby.stop()
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
+		after: make(map[uint64]map[uint64]bool), held: make(map[uint64]bool), doomed: make(map[uint64]string), complete: make(map[uint64]bool),
 		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int)}
 	err := l.serve(ctx)
 	switch {
@@ -178,6 +194,9 @@ func (l *leader) loop(ctx context.Context) error {
 			l.sum(sumAtOnce)
 			l.checkpoint(ctx, time.Now())
 			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
+			if l.expire(time.Now()); len(l.doomed) > 0 || len(l.complete) > 0 {
+				err = errors.Join(err, l.settle(ctx))
+			}
 		case connected := <-changes:
 			if !connected {
 				continue
@@ -230,21 +249,33 @@ func (l *leader) takeOver(ctx context.Context) error {
 	// The bucket of the lease counts from 1 again when somebody has deleted it.
 	l.epoch = max(l.epoch, l.ledger.epoch+1)
 	l.ledger.epoch = l.epoch // what this term writes it doesn't read again
-	l.active, l.queued = l.unfinished()
+	active, queued, paused := l.unfinished()
+	l.active = active
 	plans := make(map[uint64]*wire.JobRecord, len(l.active))
 	for _, job := range l.active {
 		frozen := *l.jobs[job].Rec
 		plans[job] = &frozen
 	}
 	l.roll.lead(ctx, plans)
-	err := l.claim(ctx, slices.Concat(l.active, l.queued))
+	err := l.claim(ctx, slices.Concat(active, queued, paused))
 	if err == nil {
 		err = l.loadTable(ctx)
 	}
+	if err == nil {
+		err = l.loadSettings(ctx)
+	}
 	if err != nil {
 		l.roll.standBy()
+		return err
 	}
-	return err
+	for _, job := range queued {
+		l.enqueue(l.jobs[job])
+	}
+	for _, job := range slices.Concat(queued, paused) {
+		l.seeComplete(l.jobs[job])
+	}
+	l.due = time.Now() // whose deadline that is shows when it is looked for
+	return nil
 }
 
 // claim rewrites records under this epoch, several at a time.
@@ -310,6 +341,9 @@ func (l *leader) loadTable(ctx context.Context) error {
 		if json.Unmarshal(entry.Value, &table) == nil {
 			for _, j := range table.Jobs {
 				l.queues[j.Job] = j.Queue
+				if !slices.Contains(l.active, j.Job) { // whoever led before didn't come to that
+					l.closing[j.Job] = l.jobs[j.Job] == nil
+				}
 			}
 		}
 	}
@@ -345,7 +379,7 @@ func encodeRecord(rec *wire.JobRecord) ([]byte, error) {
 }
 
 // tidy does what had to be done before and could not: the table of active jobs
-// is written, the queues of ended jobs are removed.
+// is written, the queues of jobs that don't run any more are removed.
 func (l *leader) tidy(ctx context.Context) error {
 	if l.dirty {
 		if err := l.writeTable(ctx); err != nil {
@@ -354,12 +388,28 @@ func (l *leader) tidy(ctx context.Context) error {
 		l.dirty = false
 	}
 	for job := range l.closing {
-		if err := l.Broker.CloseQueue(ctx, job); err != nil {
+		if err := l.closeQueue(ctx, job); err != nil {
 			return err
 		}
-		delete(l.closing, job)
 	}
 	return nil
+}
+
+// closeQueue removes a queue that has to be removed.
+func (l *leader) closeQueue(ctx context.Context, job uint64) error {
+	forGood, due := l.closing[job]
+	if !due {
+		return nil
+	}
+	remove := l.Broker.SuspendQueue
+	if forGood {
+		remove = l.Broker.CloseQueue
+	}
+	err := remove(ctx, job)
+	if err == nil {
+		delete(l.closing, job)
+	}
+	return err
 }
 
 // writeTable stores the table of active jobs, which tells the workers.
@@ -367,7 +417,8 @@ func (l *leader) writeTable(ctx context.Context) error {
 	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
-		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job]})
+		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job],
+			Weight: doc.Weight, Priority: doc.Priority})
 	}
 	p, err := json.Marshal(table)
 	if err != nil {

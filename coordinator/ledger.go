@@ -21,11 +21,27 @@ const sumAtOnce = 10
 // maxUnsummed bounds the sums of nodes that wait: a kilobyte each.
 const maxUnsummed = 8192
 
-// workload is what a batch's time depends on, by digest.
-type workload struct{ model, data string }
+// workload is what a batch's time depends on, by digest, and the batch's size where
+// that is not as stored.
+type workload struct {
+	model, data string
+	batch       int
+}
 
 func workloadOf(rec *wire.JobRecord) workload {
-	return workload{model: rec.ModelDigest, data: rec.DataDigest}
+	return workload{model: rec.ModelDigest, data: rec.DataDigest, batch: rec.BatchSize}
+}
+
+// experience is what is known of a job's batches: from others of their size or,
+// where there have been none, from stored ones.
+func (g *ledger) experience(rec *wire.JobRecord) sched.Experience {
+	w := workloadOf(rec)
+	known, ok := g.known[w]
+	if !ok && w.batch > 0 {
+		w.batch = 0
+		known = g.known[w].Of(rec.BatchSize)
+	}
+	return known
 }
 
 // ledger is what a coordinator knows of all jobs: the records, and the results of
@@ -223,16 +239,21 @@ func (g *ledger) readFrom(newest uint64) uint64 {
 	return max(from, 1)
 }
 
-// unfinished lists the jobs that run and those that wait, by number.
-func (g *ledger) unfinished() (active, queued []uint64) {
+// unfinished lists the jobs that run, those that wait and those that are paused, by
+// number.
+func (g *ledger) unfinished() (active, queued, paused []uint64) {
 	for job, j := range g.jobs {
-		if j.Rec.State == wire.StateRunning {
+		switch j.Rec.State {
+		case wire.StateRunning:
 			active = append(active, job)
-		} else {
+		case wire.StatePaused:
+			paused = append(paused, job)
+		default:
 			queued = append(queued, job)
 		}
 	}
 	slices.Sort(active)
 	slices.Sort(queued)
-	return active, queued
+	slices.Sort(paused)
+	return active, queued, paused
 }

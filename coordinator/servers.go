@@ -156,7 +156,7 @@ func (l *leader) pressed(ctx context.Context) error {
 	if room := l.full.Load(); room != nil {
 		return wire.StorageFull(room.String())
 	}
-	waiting, ok := inLoop(ctx, l, func() int { return len(l.queued) })
+	waiting, ok := inLoop(ctx, l, func() int { return len(l.jobs) - len(l.active) })
 	if !ok {
 		return ctx.Err()
 	}

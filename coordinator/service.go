@@ -32,6 +32,9 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"stats", broker.SubjectStats, l.answerStats},
 		{"nodes", broker.SubjectNodes, l.answerNodes},
 		{"cancel", broker.SubjectCancel, l.answerCancel},
+		{"pause", broker.SubjectPause, l.answerPause},
+		{"resume", broker.SubjectResume, l.answerResume},
+		{"settings", broker.SubjectSettings, l.answerSettings},
 		{"dlq", broker.SubjectDLQ, l.answerDLQ},
 		{"retry", broker.SubjectRetry, l.answerRetry},
 	} {
@@ -110,9 +113,16 @@ func (l *leader) answerSubmit(ctx context.Context, req broker.Request) any {
 	return l.submit(ctx, req.ID, req.Data)
 }
 
-// submit validates and stores a document that a request has brought.
+// submit validates and stores a document that a request has brought. One with the id
+// of a job that there is already is that job.
 func (l *leader) submit(ctx context.Context, id string, p []byte) wire.SubmitReply {
 	doc, err := wire.ParseJobDoc(p)
+	if err == nil {
+		var job uint64
+		if job, err = l.submittedAs(ctx, doc.ID); job > 0 {
+			return wire.SubmitReply{Job: job, Duplicate: true}
+		}
+	}
 	if err == nil {
 		err = l.resolve(ctx, &wire.JobRecord{Doc: doc})
 	}
@@ -122,7 +132,7 @@ func (l *leader) submit(ctx context.Context, id string, p []byte) wire.SubmitRep
 	if err != nil {
 		return wire.SubmitReply{Error: asWireError(err)}
 	}
-	job, err := l.Broker.Submit(ctx, id, p)
+	job, err := l.storeDoc(ctx, id, doc, p)
 	if errors.Is(err, broker.ErrFull) {
 		return wire.SubmitReply{Error: wire.StorageFull("")}
 	}
@@ -251,36 +261,4 @@ func fitting(nodes []wire.Node) []wire.Node {
 		}
 	}
 	return nodes
-}
-
-func (l *leader) answerCancel(ctx context.Context, req broker.Request) any {
-	r, err := wire.ParseJobRequest(req.Data)
-	if err != nil {
-		return wire.JobReply{Error: asWireError(err)}
-	}
-	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.cancel(ctx, r.Job) })
-	if !ok {
-		return wire.JobReply{Error: unavailable(ctx.Err())}
-	}
-	return reply
-}
-
-// cancel ends a job, in the loop.
-func (l *leader) cancel(ctx context.Context, job uint64) wire.JobReply {
-	j := l.jobs[job]
-	if j == nil {
-		reply := l.describe(ctx, job)
-		if reply.Error == nil {
-			reply.Error = &wire.Error{Code: wire.CodeJobEnded, Field: "job",
-				Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}
-		}
-		return reply
-	}
-	if left := l.Broker.StoreDeadLetters(ctx, j.Unfiled()); len(left) > 0 {
-		return wire.JobReply{Error: unavailable(fmt.Errorf("%d dead letters are not stored yet", len(left)))}
-	}
-	if err := l.end(ctx, j, wire.StateCancelled, "cancelled by request"); err != nil {
-		return wire.JobReply{Error: unavailable(err)}
-	}
-	return l.describe(ctx, job)
 }

@@ -122,6 +122,34 @@ func (l *library) read(ctx context.Context, m *dataset.Manifest, n int) (*datase
 	return b, nil
 }
 
+// batchOf returns batch n of a data set, counted from 1, with size images in a batch;
+// 0 means that batches are as they are stored.
+func (l *library) batchOf(ctx context.Context, m *dataset.Manifest, n, size int) (*dataset.Batch, error) {
+	if size == 0 || size == m.BatchSize {
+		return l.batch(ctx, m, n)
+	}
+	span, err := m.Span(n, size)
+	if err != nil {
+		return nil, fault{err}
+	}
+	if one, err := m.ImageBytes(); err != nil || int64(one)*int64(span.Images) > wire.MaxRegrouped {
+		return nil, fault{fmt.Errorf("batch %d of %d images has more than %d bytes: choose a smaller --batch-size", n, size, wire.MaxRegrouped)}
+	}
+	var parts []*dataset.Batch
+	for k := span.First; k <= span.Last; k++ {
+		b, err := l.batch(ctx, m, k)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, b)
+	}
+	b, err := span.Regroup(parts)
+	if err != nil {
+		return nil, fault{fmt.Errorf("batch %d: %w", n, err)}
+	}
+	return b, nil
+}
+
 func outOfRange(m *dataset.Manifest, n int) error {
 	return fault{fmt.Errorf("batch %d: the data set has %d", n, len(m.Objects))}
 }
@@ -156,7 +184,7 @@ func (l *library) stream(ctx context.Context, t *wire.Task, load bool, out chan<
 		return
 	}
 	for n := t.From; n <= t.To; n++ {
-		b, err := l.batch(ctx, m, n)
+		b, err := l.batchOf(ctx, m, n, t.BatchSize)
 		if !send(fetched{batch: b, err: err}) {
 			return
 		}

@@ -21,7 +21,8 @@ const (
 	MaxBatch = 100_000_000
 	// MaxEpochs is the most epochs a training job may ask for.
 	MaxEpochs = 1000
-	// MaxTasks is the most tasks one job is planned into.
+	// MaxTasks is the most tasks one job is planned into. A job that runs for ever ends with
+	// the last round that it holds.
 	MaxTasks = 10_000_000
 	// MaxRetryTasks is the most tasks that a retry may name.
 	MaxRetryTasks = 1000

@@ -55,7 +55,7 @@ func badDocs() map[string][2]string {
 		`{"from":1,"to":2}`:      {"model", "is missing"},
 		`{"model":"m","to":2}`:   {"from", "is missing"},
 		`{"model":"m","from":2}`: {"to", "is missing"},
-		`{"model":"m","from":1,"to":2,"urgency":9}`:   {"urgency", "allowed: model, data, from, to"},
+		`{"model":"m","from":1,"to":2,"urgency":9}`:    {"urgency", "allowed: model, data, from, to"},
 		`{"Model":"m","from":1,"to":2}`:                {"model", "is missing"},
 		`{"model":"m","from":1,"to":2,"To":3}`:         {`"To"`, "allowed: model, data, from, to"},
 		`{"model":"m","from":1,"to":2,"\u001b[31m":3}`: {`"\x1b[31m"`, "allowed: model"},

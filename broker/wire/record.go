@@ -45,8 +45,15 @@ type JobRecord struct {
 	DataDigest   string `json:"data_digest,omitempty"`
 	// TaskSize is the number of batches in a task; the last one may have fewer.
 	TaskSize int `json:"task_size,omitempty"`
-	// Retry is set for a job that retries another one's failed tasks. Doc and
-	// TaskSize are then those of the job that was planned first.
+	// BatchSize is the number of images in the job's batches, when it isn't that of the
+	// stored ones; 0 means that batches are as they are stored.
+	BatchSize int `json:"batch_size,omitempty"`
+	// Deadline is when the job ends if it hasn't by then; zero for no such time.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// DuplicateOf is the job that had the document's id first. This one is not run.
+	DuplicateOf uint64 `json:"duplicate_of,omitempty"`
+	// Retry is set for a job that retries another one's failed tasks. Doc, TaskSize and
+	// BatchSize are then those of the job that was planned first.
 	Retry *Retry `json:"retry,omitempty"`
 	// ResultsFrom is the first sequence of the results stream that can hold a
 	// result of this job.
@@ -73,52 +80,11 @@ type Retry struct {
 	Tasks Ranges `json:"tasks"`
 }
 
-// Batches is the number of batches the job asks for, 0 for training.
-func (r *JobRecord) Batches() int {
-	if r.Doc.Training() || r.Doc.To == 0 {
-		return 0
-	}
-	if r.Retry == nil {
-		return r.Doc.To - r.Doc.From + 1
-	}
-	n := 0
-	for _, t := range r.Retry.Tasks {
-		from, _ := r.span(t[0])
-		_, to := r.span(t[1])
-		n += to - from + 1
-	}
-	return n
-}
-
-// span is the batches of a task by its number in the plan.
-func (r *JobRecord) span(number int) (from, to int) {
-	from = r.Doc.From + (number-1)*r.TaskSize
-	return from, min(from+r.TaskSize-1, r.Doc.To)
-}
-
-// Number is the number in the plan of the job's task n.
-func (r *JobRecord) Number(n int) int {
-	if r.Retry == nil {
-		return n
-	}
-	return r.Retry.Tasks.At(n)
-}
-
-// Span is the first and the last batch of the job's task n.
-func (r *JobRecord) Span(n int) (from, to int) { return r.span(r.Number(n)) }
-
-// Tasks is the number of tasks the job is planned into.
-func (r *JobRecord) Tasks() int {
-	if r.Doc.Training() {
-		return 1
-	}
-	if r.TaskSize < 1 {
-		return 0
-	}
-	if r.Retry != nil {
-		return r.Retry.Tasks.Len()
-	}
-	return (r.Batches() + r.TaskSize - 1) / r.TaskSize
+// IDOwner says which job has the id of a document.
+type IDOwner struct {
+	Schema int    `json:"schema_version"`
+	ID     string `json:"id"`
+	Job    uint64 `json:"job"`
 }
 
 // Ranges are whole numbers, ascending, as first and last of each run.

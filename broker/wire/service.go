@@ -13,10 +13,12 @@ type JobRequest struct {
 	Limit  int    `json:"limit,omitempty"`
 }
 
-// SubmitReply answers a submission: a job number or an error.
+// SubmitReply answers a submission: a job number or an error. Duplicate says that
+// the job was submitted before, under the same id.
 type SubmitReply struct {
-	Job   uint64 `json:"job,omitempty"`
-	Error *Error `json:"error,omitempty"`
+	Job       uint64 `json:"job,omitempty"`
+	Duplicate bool   `json:"duplicate,omitempty"`
+	Error     *Error `json:"error,omitempty"`
 }
 
 // JobReply answers for one job.
@@ -47,6 +49,12 @@ type NodesReply struct {
 	Leader string `json:"leader"`
 	Nodes  []Node `json:"nodes"`
 	Error  *Error `json:"error,omitempty"`
+}
+
+// SettingsReply holds the cluster's settings.
+type SettingsReply struct {
+	Settings *Settings `json:"settings,omitempty"`
+	Error    *Error    `json:"error,omitempty"`
 }
 
 // ParseJobRequest decodes a request; an empty body means all jobs.

@@ -47,8 +47,15 @@ type JobStats struct {
 	To    int    `json:"to"`
 	Train string `json:"train,omitempty"`
 	// Retry is the job whose failed tasks this one does again.
-	Retry  uint64 `json:"retry,omitempty"`
-	State  State  `json:"state"`
+	Retry uint64 `json:"retry,omitempty"`
+	// Rounds is how often the range is done, 0 for once; Forever says that it is done
+	// until the job is cancelled.
+	Rounds  int  `json:"rounds,omitempty"`
+	Forever bool `json:"forever,omitempty"`
+	// BatchSize is the number of images in a batch, 0 for as many as in those stored.
+	BatchSize int   `json:"batch_size,omitempty"`
+	State     State `json:"state"`
+	// Reason says why the job ended as it did, or what it waits for.
 	Reason string `json:"reason,omitempty"`
 	// Total is the number of batches asked for; Stats.Batches those done.
 	Total int `json:"total_batches"`

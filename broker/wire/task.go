@@ -17,6 +17,8 @@ type Task struct {
 	DataDigest  string `json:"data_digest"`
 	From        int    `json:"from,omitempty"`
 	To          int    `json:"to,omitempty"`
+	// BatchSize is the number of images in a batch, 0 for as many as in those stored.
+	BatchSize int `json:"batch_size,omitempty"`
 	// Check asks the worker to look for a stored result before it computes:
 	// set when the task may have been carried out already.
 	Check bool `json:"check,omitempty"`
@@ -42,6 +44,8 @@ func ParseTask(p []byte) (*Task, error) {
 		return nil, fmt.Errorf("decode task: job %d task %d out of range", t.Job, t.Task)
 	case t.Train == "" && (t.From < 1 || t.To < t.From || t.To > MaxBatch):
 		return nil, fmt.Errorf("decode task: batches %d to %d out of range", t.From, t.To)
+	case t.BatchSize < 0 || t.BatchSize > MaxJobBatch:
+		return nil, fmt.Errorf("decode task: batches of %d images, allowed are 0 to %d", t.BatchSize, MaxJobBatch)
 	case t.Train != "" && (t.Epochs < 1 || t.Epochs > MaxEpochs):
 		return nil, fmt.Errorf("decode task: %d epochs, allowed are 1 to %d", t.Epochs, MaxEpochs)
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -66,7 +67,14 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		} else if r.Doc.Model != "" {
 			add("model", "%s%s", r.Doc.Model, versionNote(r.ModelVersion, r.ModelDigest))
 			add("batches", "%d to %d (%s), %d to a task", r.Doc.From, r.Doc.To, render.Count(int64(r.Batches())), r.TaskSize)
+			if often := rounds(r.Doc.Rounds, r.Doc.Forever); often != "" {
+				add("rounds", "%s", strings.TrimPrefix(strings.TrimSpace(often), "x"))
+			}
+			if r.BatchSize > 0 {
+				add("batch size", "%d images, regrouped from the stored ones", r.BatchSize)
+			}
 		}
+		addTerms(add, r)
 		if r.Doc.Data != "" {
 			add("data", "%s%s", r.Doc.Data, versionNote(r.DataVersion, r.DataDigest))
 		}
@@ -82,7 +90,11 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		}
 	}
 	if s != nil && s.Total > 0 && s.Train == "" {
-		add("done", "%d of %d batches, %d failed", s.Batches, s.Total, s.Failed)
+		if endless(s) {
+			add("done", "%d batches, %d failed", s.Batches, s.Failed)
+		} else {
+			add("done", "%d of %d batches, %d failed", s.Batches, s.Total, s.Failed)
+		}
 		add("rate", "%s img/s over the last 10 s, %s img/s in all", render.Rate(s.Rate), render.Rate(s.ImagesPerSecond))
 		add("accuracy", "%s", render.Percent(s.Accuracy))
 		add("loss", "%.4f", s.Loss)
@@ -91,6 +103,38 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 	}
 	for _, row := range rows {
 		fmt.Fprintf(a.stdout, "%-11s %s\n", row[0], render.Clean(row[1]))
+	}
+}
+
+// addTerms adds how a job is to be run, where that is not as usual.
+func addTerms(add func(name, format string, args ...any), r *wire.JobRecord) {
+	t := r.Doc.Terms
+	if t.Priority != 0 {
+		add("priority", "%d", t.Priority)
+	}
+	if t.Weight != 0 {
+		add("weight", "%g", t.Weight)
+	}
+	if t.MaxNodes > 0 {
+		add("max nodes", "%d", t.MaxNodes)
+	}
+	if t.MaxInFlight > 0 {
+		add("max tasks", "%d in flight", t.MaxInFlight)
+	}
+	if t.Outputs != "" {
+		add("outputs", "%s", t.Outputs)
+	}
+	if t.After > 0 {
+		add("after", "job %d", t.After)
+	}
+	if t.ID != "" {
+		add("id", "%s", t.ID)
+	}
+	if r.DuplicateOf > 0 {
+		add("same as", "job %d", r.DuplicateOf)
+	}
+	if !r.Deadline.IsZero() {
+		add("deadline", "%s", render.Time(r.Deadline))
 	}
 }
 

@@ -71,13 +71,13 @@ func (a *app) printJobs(jobs []wire.JobReply) {
 		if r.Doc.Training() {
 			what = "train " + r.Doc.Train
 		} else if r.Doc.To > 0 {
-			batches = fmt.Sprintf("%d-%d", r.Doc.From, r.Doc.To)
+			batches = fmt.Sprintf("%d-%d%s", r.Doc.From, r.Doc.To, rounds(r.Doc.Rounds, r.Doc.Forever))
 		}
 		if r.Doc.Retry > 0 {
 			batches = fmt.Sprintf("retry of %d", r.Doc.Retry)
 		}
 		if s := j.Stats; s != nil && s.Batches > 0 {
-			done = fmt.Sprintf("%d/%d", s.Batches, s.Total)
+			done = doneOf(s)
 			accuracy = render.Percent(s.Accuracy)
 		}
 		rows = append(rows, []string{strconv.FormatUint(r.Job, 10), what, batches, r.Doc.Data, stateWord(r.State), done, accuracy, render.Time(r.Submitted)})

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -58,7 +59,7 @@ When batches have failed it says so on standard error and exits with 3.`,
 			if err != nil {
 				return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, n, err)
 			}
-			w := &resultWriter{out: bufio.NewWriterSize(a.stdout, 1<<16), doc: asJSON, batchSize: m.BatchSize}
+			w := &resultWriter{out: bufio.NewWriterSize(a.stdout, 1<<16), doc: asJSON, batchSize: cmp.Or(rec.BatchSize, m.BatchSize)}
 			return a.printResults(cmd.Context(), api, reply, w)
 		},
 	}

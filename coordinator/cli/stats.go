@@ -81,7 +81,7 @@ func printStats(w io.Writer, jobs []wire.JobStats, nodes []wire.NodeStats) {
 	for i := range jobs {
 		j := &jobs[i]
 		id := []string{strconv.FormatUint(j.Job, 10), jobLabel(j)}
-		done = append(done, append(append(id, stateWord(j.State), fmt.Sprintf("%d/%d", j.Batches, j.Total)), workCells(&j.Stats)...))
+		done = append(done, append(append(id, stateWord(j.State), doneOf(j)), workCells(&j.Stats)...))
 		times = append(times, append([]string{id[0], id[1]}, timeCells(&j.Stats)...))
 	}
 	render.Table(w, append([]render.Column{render.R("JOB"), render.L("QUERY"), render.L("STATE"), render.R("BATCHES")}, work...), done)
@@ -109,7 +109,7 @@ func jobLabel(j *wire.JobStats) string {
 	if j.To == 0 {
 		return j.Model
 	}
-	return fmt.Sprintf("%s %d-%d", j.Model, j.From, j.To)
+	return fmt.Sprintf("%s %d-%d%s", j.Model, j.From, j.To, rounds(j.Rounds, j.Forever))
 }
 
 func workCells(s *wire.Stats) []string {

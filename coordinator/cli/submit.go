@@ -16,6 +16,7 @@ import (
 
 func (a *app) submitCommand() *cobra.Command {
 	var data string
+	var terms wire.Terms
 	var watch, asJSON bool
 	cmd := &cobra.Command{
 		Use: "submit MODEL FROM-TO", Short: "ask for the predictions of a range of batches", Args: nargs(2),
@@ -23,13 +24,24 @@ func (a *app) submitCommand() *cobra.Command {
 from 1. Prints the job's number.
 
 With --watch it stays until the job has ended, shows its progress and prints its
-statistics; Ctrl-C leaves the job running.`,
+statistics; Ctrl-C leaves the job running.
+
+With --batch-size the set's images are grouped anew, and batch N is the N-th
+group. Jobs of a higher --priority take the others' place; --weight shares the rate
+among those of the same one. A job that has to wait for another one (--after) ends
+with it unless that one is done; names of models and data stand for what they did
+when it was submitted. --forever ends after ten million tasks.`,
 		Example: `  idunno submit mlp 1-50
   idunno submit cnn@2 51-200 --data mnist --watch
+  idunno submit mlp 1-50 --rounds 10 --priority 5 --deadline 30m
+  idunno submit mlp 1-50 --id monday --after 12
   idunno submit mlp 7              batch 7 alone`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			doc := wire.JobDoc{Model: args[0], Data: data}
-			var err error
+			doc := wire.JobDoc{Model: args[0], Data: data, Terms: terms}
+			err := checkTerms(cmd)
+			if err != nil {
+				return usage(cmd, "%v", err)
+			}
 			if doc.From, doc.To, err = parseRange(args[1]); err != nil {
 				return usage(cmd, "%v", err)
 			}
@@ -39,6 +51,8 @@ statistics; Ctrl-C leaves the job running.`,
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", "", "data `SET` in the SDFS (default mnist)")
+	termFlags(cmd, &terms)
+	inferenceFlags(cmd, &terms)
 	cmd.Flags().BoolVar(&watch, "watch", false, "stay until the job has ended")
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -73,13 +87,17 @@ func (a *app) submit(ctx context.Context, api *client.Client, doc wire.JobDoc, w
 	if sub.Stored {
 		a.talk("no coordinator answers; the job is stored and starts when one does")
 	}
+	if sub.Duplicate {
+		a.talk("job %d has this id already: it isn't run again", sub.Job)
+	}
 	if !watch {
 		if asJSON {
 			return render.JSON(a.stdout, struct {
 				Schema int    `json:"schema_version"`
 				Job    uint64 `json:"job"`
 				Stored bool   `json:"stored"`
-			}{render.Schema, sub.Job, sub.Stored})
+				Again  bool   `json:"duplicate,omitempty"`
+			}{render.Schema, sub.Job, sub.Stored, sub.Duplicate})
 		}
 		a.talk("follow it with `idunno job %d`", sub.Job)
 		fmt.Fprintln(a.stdout, sub.Job)
@@ -104,10 +122,16 @@ func (a *app) watch(ctx context.Context, api *client.Client, job uint64) (*wire.
 		if s.Total == 0 {
 			return
 		}
-		if bar == nil {
-			bar = p.Bar(jobTitle(s), int64(s.Total))
+		total, done, note := int64(s.Total), s.Batches+int64(s.Failed), rateNote(s)
+		if endless(s) { // the bar is that of a round
+			total = int64(s.To - s.From + 1)
+			note = fmt.Sprintf("round %d  %s", done/total+1, note)
+			done %= total
 		}
-		bar.Set(s.Batches+int64(s.Failed), rateNote(s))
+		if bar == nil {
+			bar = p.Bar(jobTitle(s), total)
+		}
+		bar.Set(done, note)
 	})
 	if err != nil && ctx.Err() != nil {
 		p.Close()
@@ -124,7 +148,7 @@ func jobTitle(s *wire.JobStats) string {
 	if s.Retry > 0 {
 		return fmt.Sprintf("job %d  %s, retry of job %d", s.Job, s.Model, s.Retry)
 	}
-	return fmt.Sprintf("job %d  %s %d-%d", s.Job, s.Model, s.From, s.To)
+	return fmt.Sprintf("job %d  %s %d-%d%s", s.Job, s.Model, s.From, s.To, rounds(s.Rounds, s.Forever))
 }
 
 // rateNote is a job's rate and remaining time, or its state when it has none.
@@ -132,8 +156,11 @@ func rateNote(s *wire.JobStats) string {
 	if s.State.Ended() {
 		return fmt.Sprintf("%s img/s  %s", render.Rate(s.ImagesPerSecond), stateWord(s.State))
 	}
-	if s.Batches == 0 {
+	if s.Batches == 0 || s.State == wire.StatePaused {
 		return stateWord(s.State)
+	}
+	if endless(s) {
+		return fmt.Sprintf("%s img/s  %s", render.Rate(s.Rate), stateWord(s.State))
 	}
 	left := float64(s.Total) - float64(s.Batches) - float64(s.Failed)
 	return strings.TrimSpace(fmt.Sprintf("%s img/s  %s", render.Rate(s.Rate), render.ETA(left, s.BatchRate)))

@@ -25,6 +25,7 @@ type trainFlags struct {
 	data   string
 	epochs int
 	seed   uint64
+	terms  wire.Terms
 	local  bool
 	idx    string
 	out    string
@@ -37,6 +38,9 @@ func (a *app) trainCommand() *cobra.Command {
 		Use: "train " + strings.Join(wire.Archs(), "|"), Short: "train a model on a worker and store it in the SDFS", Args: nargs(1),
 		Long: `Trains a network on a worker of the cluster, a task like any other, and stores the
 model in the SDFS as a new version. Shows loss and accuracy of every epoch.
+
+It runs beside inference, and jobs that were admitted before keep the model that
+they were admitted with. It has one task and begins anew where it is interrupted.
 
 The training set must be in the SDFS: idunno data fetch mnist, or without a network
 idunno data import mnist-train --idx DIR.
@@ -64,6 +68,7 @@ unless --data gives another name. The same seed gives the same model.`,
 	flags.StringVar(&f.data, "data", "", "data `SET` to train on (default mnist-train)")
 	flags.IntVar(&f.epochs, "epochs", 0, "`N` passes over the data (default "+defaultEpochs()+")")
 	flags.Uint64Var(&f.seed, "seed", wire.DefaultSeed, "`N` that every random choice comes from")
+	termFlags(cmd, &f.terms)
 	flags.BoolVar(&f.local, "local", false, "train here, without a cluster")
 	flags.StringVar(&f.idx, "idx", "", "`DIR` with MNIST's files, for --local")
 	flags.StringVar(&f.out, "out", "", "`FILE` to write, for --local (default mlp.onnx or cnn.onnx)")
@@ -83,6 +88,11 @@ func (f *trainFlags) check(cmd *cobra.Command, arch string) error {
 		return usage(cmd, "--local needs --idx DIR, a directory with MNIST's four files")
 	case !f.local && (f.idx != "" || f.out != ""):
 		return usage(cmd, "--idx and --out belong to --local; a cluster trains on a data set in the SDFS: idunno data import mnist-train --idx DIR")
+	case f.local && f.terms != wire.Terms{}:
+		return usage(cmd, "--weight, --priority, --deadline, --after and --id are for jobs of a cluster, not for --local")
+	}
+	if err := checkTerms(cmd); err != nil {
+		return usage(cmd, "%v", err)
 	}
 	return nil
 }
@@ -161,7 +171,7 @@ func (a *app) trainOnCluster(cmd *cobra.Command, arch string, f trainFlags) erro
 	if err != nil {
 		return err
 	}
-	doc := wire.JobDoc{Train: arch, Data: f.data, Epochs: f.epochs, Seed: f.seed}
+	doc := wire.JobDoc{Train: arch, Data: f.data, Epochs: f.epochs, Seed: f.seed, Terms: f.terms}
 	if f.data == "" {
 		has, err := cluster.Has(ctx, store, wire.DataFolder+wire.DefaultTrainData)
 		if err != nil {
@@ -179,6 +189,9 @@ func (a *app) trainOnCluster(cmd *cobra.Command, arch string, f trainFlags) erro
 	sub, err := api.Submit(ctx, body)
 	if err != nil {
 		return err
+	}
+	if sub.Duplicate {
+		a.talk("job %d has this id already: it isn't run again", sub.Job)
 	}
 	rec, err := a.followTraining(ctx, api, sub.Job, arch, f.epochs)
 	if err != nil {

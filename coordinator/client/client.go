@@ -101,19 +101,25 @@ type Submitted struct {
 	// Stored says that no coordinator answered: the document is kept, and is
 	// checked when one comes.
 	Stored bool
+	// Duplicate says that the job was there before, under the document's id.
+	Duplicate bool
 }
 
 // Submit hands in a job document. It returns a *[wire.Error] when the document
 // is refused. When no coordinator answers, the document is stored all the same.
 //
 // Every try carries the same message id, so that a coordinator that answers too
-// late, after the document has been handed in once more, makes no second job.
+// late, after the document has been handed in once more, makes no second job. A
+// document with an id has that of the first job with it, whoever submits it when.
 func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
 	if len(doc) > wire.MaxJobDoc {
 		_, err := wire.ParseJobDoc(doc) // which says so; the server would not take it
 		return Submitted{}, err
 	}
 	id, deadline := rand.Text(), time.Now().Add(electWait)
+	if d, err := wire.ParseJobDoc(doc); err == nil && d.ID != "" {
+		id = broker.MessageID(d.ID)
+	}
 	for {
 		submitted, err := c.submit(ctx, id, doc)
 		var refusal *wire.Error
@@ -149,7 +155,7 @@ func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, 
 	if reply.Error != nil {
 		return Submitted{}, reply.Error
 	}
-	return Submitted{Job: reply.Job}, nil
+	return Submitted{Job: reply.Job, Duplicate: reply.Duplicate}, nil
 }
 
 // Job describes a job. It returns a *[wire.Error] with code no_such_job, or
@@ -194,23 +200,6 @@ func (c *Client) Stats(ctx context.Context, job uint64) (*wire.StatsReply, error
 func (c *Client) Nodes(ctx context.Context) (*wire.NodesReply, error) {
 	var reply wire.NodesReply
 	if err := c.ask(ctx, broker.SubjectNodes, nil, &reply); err != nil {
-		return nil, err
-	}
-	if reply.Error != nil {
-		return nil, reply.Error
-	}
-	return &reply, nil
-}
-
-// Cancel stops a job. Cancelling a job that has ended returns a *[wire.Error]
-// with code job_ended.
-func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error) {
-	var reply wire.JobReply
-	body, err := json.Marshal(wire.JobRequest{Job: job})
-	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
-	}
-	if err := c.askMsg(ctx, &nats.Msg{Subject: broker.SubjectCancel, Data: body}, askWait, &reply); err != nil {
 		return nil, err
 	}
 	if reply.Error != nil {

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -192,6 +193,9 @@ func (j *Job) Outcome() (wire.State, string) {
 	if j.failed > 0 {
 		return wire.StateDoneWithFailures, j.lastError
 	}
+	if j.Rec.Doc.Forever && j.Rec.Retry == nil {
+		return wire.StateDone, fmt.Sprintf("it has run %d rounds, as many as a job can have", j.Rec.Rounds())
+	}
 	return wire.StateDone, ""
 }
 
@@ -250,7 +254,7 @@ func (j *Job) Tallies() map[string]*Tally {
 // Describe is what a record tells of a job without any results.
 func Describe(rec *wire.JobRecord) *wire.JobStats {
 	return &wire.JobStats{Job: rec.Job, Model: rec.Doc.Model, Data: rec.Doc.Data, From: rec.Doc.From, To: rec.Doc.To,
-		Train: rec.Doc.Train, Retry: rec.Doc.Retry, State: rec.State, Reason: rec.Reason, Total: rec.Batches(), Nodes: []wire.NodeStats{}}
+		Train: rec.Doc.Train, Retry: rec.Doc.Retry, Rounds: rec.Doc.Rounds, Forever: rec.Doc.Forever, BatchSize: rec.BatchSize, State: rec.State, Reason: rec.Reason, Total: rec.Batches(), Nodes: []wire.NodeStats{}}
 }
 
 func overall(images int64, from, to time.Time) float64 {

@@ -18,6 +18,8 @@ const (
 	// whatever its time: an image takes up to 12 bytes there.
 	maxTaskSize   = 512
 	maxTaskImages = 64_000
+	// MaxBatchImages is the most images of a batch whose size a job chooses.
+	MaxBatchImages = maxTaskImages
 )
 
 // Experience is what is known of a model's batches on a data set; zero when there
@@ -26,6 +28,24 @@ type Experience struct {
 	// Time is the mean processing time of a batch, Images its mean size.
 	Time   time.Duration
 	Images float64
+}
+
+// Of is what is known of batches with the given number of images, as far as their
+// time grows with their size.
+func (e Experience) Of(images int) Experience {
+	if e.Images < 1 {
+		return Experience{}
+	}
+	return Experience{Time: time.Duration(float64(e.Time) * float64(images) / e.Images), Images: float64(images)}
+}
+
+// Size freezes in a record how many batches a task has: as [TaskSize] says, at most
+// a round, and so many that the plan has no more than [wire.MaxTasks] tasks.
+func Size(rec *wire.JobRecord, known Experience, slots int) {
+	rec.TaskSize = min(TaskSize(rec.Batches(), known, slots), rec.RoundBatches())
+	for rec.Tasks() > wire.MaxTasks && rec.TaskSize < rec.RoundBatches() {
+		rec.TaskSize++
+	}
 }
 
 // TaskSize is the number of batches to put into a task: about [targetTask] of
@@ -52,5 +72,6 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		return t
 	}
 	t.From, t.To = rec.Span(n)
+	t.BatchSize = rec.BatchSize
 	return t
 }

@@ -61,9 +61,21 @@ func (c *Conn) OpenQueue(ctx context.Context, job uint64) (string, error) {
 	})
 }
 
-// CloseQueue drops what is left of a job's tasks.
+// CloseQueue drops what is left of a job's tasks, and their tries.
 func (c *Conn) CloseQueue(ctx context.Context, job uint64) error {
-	_, err := call(ctx, c, "close queue", true, func() (struct{}, error) {
+	return c.dropQueue(ctx, "close queue", job, func() {
+		maps.DeleteFunc(c.w.tries, func(at place, _ []wire.Attempt) bool { return at.job == job })
+	})
+}
+
+// SuspendQueue drops what is left of a job's tasks.
+func (c *Conn) SuspendQueue(ctx context.Context, job uint64) error {
+	return c.dropQueue(ctx, "suspend queue", job, func() {})
+}
+
+// dropQueue removes a queue and its tasks, and what belongs to it besides.
+func (c *Conn) dropQueue(ctx context.Context, verb string, job uint64, besides func()) error {
+	_, err := call(ctx, c, verb, true, func() (struct{}, error) {
 		t := c.w.tasks
 		if t == nil {
 			return struct{}{}, errAway
@@ -74,8 +86,8 @@ func (c *Conn) CloseQueue(ctx context.Context, job uint64) error {
 				delete(t.waits, subject)
 			}
 		}
-		maps.DeleteFunc(c.w.tries, func(at place, _ []wire.Attempt) bool { return at.job == job })
-		c.w.logf("%s: queue of job %d closed", c.name, job)
+		besides()
+		c.w.logf("%s: %s of job %d", c.name, verb, job)
 		return struct{}{}, nil
 	})
 	return err

@@ -28,6 +28,8 @@ type run struct {
 	nodes []*node
 	// servers announce the servers.
 	servers []*node
+	// resumer is a client, nil until it is needed.
+	resumer *sim.Conn
 	// The lock protects what clients and faults share.
 	mu   sync.Mutex
 	jobs []submitted
@@ -77,6 +79,7 @@ func simulate(t *testing.T, f *fixture, cache string, seed uint64) (wrong []stri
 		r.troubles.Wait()
 		deadline := time.Now().Add(patience)
 		for time.Now().Before(deadline) && !finished(w, r.jobs) {
+			r.resume()
 			time.Sleep(looks)
 		}
 		time.Sleep(looks)
@@ -213,7 +216,11 @@ func (r *run) weather() {
 func (r *run) fault(end time.Time) {
 	n := r.nodes[r.rng.IntN(len(r.nodes))]
 	lasts := min(time.Duration(r.rng.Int64N(int64(6*time.Second))), time.Until(end))
-	kind := []string{"kill", "kill", "freeze", "freeze", "cut", "restart", "weather", "stop"}[r.rng.IntN(8)]
+	kind := []string{"kill", "kill", "freeze", "freeze", "cut", "restart", "weather", "stop", "pause"}[r.rng.IntN(9)]
+	if kind == "pause" {
+		r.pause(lasts)
+		return
+	}
 	if kind == "restart" {
 		r.faults[kind]++
 		r.w.Stop()
@@ -253,6 +260,50 @@ func (r *run) fault(end time.Time) {
 	case "weather":
 		r.weather()
 	}
+}
+
+// pause has a client pause a job for a while, and then resume it until that is known
+// to have been done.
+func (r *run) pause(lasts time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.jobs) == 0 {
+		return
+	}
+	job := r.jobs[r.rng.IntN(len(r.jobs))].job
+	r.faults["pause"]++
+	client := r.w.Connect(fmt.Sprintf("pauser-%d", r.faults["pause"]))
+	r.troubles.Go(func() {
+		r.control(client, broker.SubjectPause, job)
+		time.Sleep(lasts)
+		for !r.control(client, broker.SubjectResume, job) {
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+// resume lets jobs go on that a request has paused which came late, or twice.
+func (r *run) resume() {
+	records := r.w.Records()
+	for _, s := range r.jobs {
+		var rec wire.JobRecord
+		if json.Unmarshal(records[broker.KeyJob(s.job)], &rec) == nil && rec.State == wire.StatePaused {
+			if r.resumer == nil {
+				r.resumer = r.w.Connect("resumer")
+			}
+			r.control(r.resumer, broker.SubjectResume, s.job)
+		}
+	}
+}
+
+// control asks for a change of a job and reports whether it was made, or is out of
+// the question because the job has ended.
+func (r *run) control(client *sim.Conn, subject string, job uint64) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var reply wire.JobReply
+	p, err := client.Request(ctx, subject, "", fmt.Appendf(nil, `{"job":%d}`, job))
+	return err == nil && json.Unmarshal(p, &reply) == nil && (reply.Error == nil || reply.Error.Code == wire.CodeJobEnded)
 }
 
 // later ends a node's trouble.
