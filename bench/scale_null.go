@@ -98,11 +98,14 @@ func (n *nullData) alone(ctx context.Context) (*models.Prediction, error) {
 // errTaskSize is returned when tasks don't have the size that is measured.
 var errTaskSize = errors.New("tasks of one batch were expected")
 
-// nullJob is a running job of the null model.
+// nullJob is a job of the null model over the first batches of a set, so many times.
 type nullJob struct {
-	number  uint64
-	batches int
+	number          uint64
+	batches, rounds int
 }
+
+// all is the number of batches that it computes.
+func (j nullJob) all() int { return j.batches * j.rounds }
 
 // submit submits a job of a model that nobody knows over the first batches of a set.
 func (s *scale) submit(ctx context.Context, batches int) (nullJob, error) {
@@ -123,7 +126,7 @@ func (s *scale) submitDoc(ctx context.Context, doc wire.JobDoc) (nullJob, error)
 		return nullJob{}, err
 	}
 	submitted, err := s.api.Submit(ctx, p)
-	return nullJob{submitted.Job, doc.To - doc.From + 1}, err
+	return nullJob{submitted.Job, doc.To - doc.From + 1, max(doc.Rounds, 1)}, err
 }
 
 // ended waits for a job's end and returns its record and statistics.
@@ -161,7 +164,7 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 		return err
 	}
 	c := &s.d.Counts
-	seen, tasks := make([]uint8, job.batches+1), make(map[int]bool)
+	seen, tasks := make([]int, job.batches+1), make(map[int]bool)
 	err = s.api.Results(ctx, job.number, func(r *wire.Result) error {
 		if tasks[r.Task] {
 			c.Duplicates++
@@ -169,11 +172,11 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 		tasks[r.Task] = true
 		for i := range r.Batches {
 			b := &r.Batches[i]
-			if b.Batch < 1 || b.Batch > job.batches || seen[b.Batch] > 0 {
+			if b.Batch < 1 || b.Batch > job.batches || seen[b.Batch] == job.rounds {
 				c.Duplicates++
 				continue
 			}
-			seen[b.Batch] = 1
+			seen[b.Batch]++
 			if !same(b, alone) {
 				c.Differing++
 			}
@@ -181,9 +184,7 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 		return nil
 	})
 	for _, n := range seen[1:] {
-		if n == 0 {
-			c.Lost++
-		}
+		c.Lost += job.rounds - n
 	}
 	return err
 }
@@ -192,12 +193,4 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 func same(b *wire.BatchResult, p *models.Prediction) bool {
 	o := cluster.Outcome{Batches: map[int]*wire.BatchResult{1: b}}
 	return o.Differing(map[int]*models.Prediction{1: p}) == 0 && b.Correct == p.Correct && b.LossSum == p.LossSum
-}
-
-// submitLong submits a job over a range so many times.
-func (s *scale) submitLong(ctx context.Context, doc wire.JobDoc, rounds int) (nullJob, error) {
-	if rounds > 1 {
-		return nullJob{}, fmt.Errorf("%w: %d batches", ErrConfig, rounds*doc.To)
-	}
-	return s.submitDoc(ctx, doc)
 }

@@ -119,7 +119,11 @@ func (s *scale) long(ctx context.Context) (err error) {
 	}
 	s.Progress.tell("long: a job of %d batches, %d times; the coordinator has %.0f MiB", per, rounds, before.mib)
 	began := time.Now()
-	job, err := s.submitLong(ctx, wire.JobDoc{Model: model, Data: set, From: 1, To: per}, rounds)
+	doc := wire.JobDoc{Model: model, Data: set, From: 1, To: per}
+	if doc.Rounds = rounds; rounds == 1 {
+		doc.Rounds = 0
+	}
+	job, err := s.submitDoc(ctx, doc)
 	if err != nil {
 		return err
 	}
@@ -131,11 +135,11 @@ func (s *scale) long(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	million := 1e6 / float64(job.batches)
+	million := 1e6 / float64(job.all())
 	s.add("coordinator_mib", "MiB", after.most)
 	s.add("coordinator_mib/before", "MiB", before.mib)
 	s.add("coordinator_cpu_per_million_batches", "s", (after.cpu-before.cpu).Seconds()*million)
-	s.add("long_job", "batches/s", float64(job.batches)/took.Seconds())
+	s.add("long_job", "batches/s", float64(job.all())/took.Seconds())
 	s.Progress.tell("long: %.0f MiB at most, %.1f s of CPU time for a million batches", after.most, (after.cpu-before.cpu).Seconds()*million)
 	return s.check(ctx, job)
 }
