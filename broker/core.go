@@ -63,8 +63,13 @@ type Core interface {
 	// StoreResult stores a task's result and waits until it is durable. It returns
 	// [ErrExists] when the task has one: the first stands.
 	StoreResult(ctx context.Context, job uint64, task int, data []byte) error
-	// HasResult reports whether a task has a result.
+	// HasResult reports whether a task has a result, Result reads it, nil for none.
 	HasResult(ctx context.Context, job uint64, task int) (bool, error)
+	Result(ctx context.Context, job uint64, task int) (*Stored, error)
+	// JobResults calls fn for every stored result of a job, in the order stored, until
+	// fn returns false. DropResults removes them; their subjects are free then.
+	JobResults(ctx context.Context, job uint64, fn func(*Stored) (more bool, err error)) error
+	DropResults(ctx context.Context, job uint64) error
 
 	// StoreAttempt notes durably a try of a task that gave no result, and Attempts
 	// reads them, oldest first, until CloseQueue forgets those of the job.

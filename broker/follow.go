@@ -28,12 +28,12 @@ const (
 
 // FollowJobs calls fn for every submission from the given job on; see [Core].
 func (b *Broker) FollowJobs(ctx context.Context, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
-	return b.follow(ctx, streamJobs, from, fn)
+	return b.follow(ctx, streamJobs, "", from, fn)
 }
 
 // FollowResults calls fn for every result from the given place on; see [Core].
 func (b *Broker) FollowResults(ctx context.Context, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
-	return b.follow(ctx, streamResults, from, fn)
+	return b.follow(ctx, streamResults, "", from, fn)
 }
 
 // reader reads a stream in order. What it has read it never reads again: a
@@ -41,6 +41,8 @@ func (b *Broker) FollowResults(ctx context.Context, from uint64, fn func(context
 type reader struct {
 	name   string
 	stream jetstream.Stream
+	// subject is what it reads of the stream, "" for everything.
+	subject string
 	// next is the place to read from, last the newest one at the beginning.
 	next, last uint64
 	// delivered counts what the present consumer has delivered.
@@ -51,12 +53,12 @@ type reader struct {
 	missed bool
 }
 
-func (b *Broker) follow(ctx context.Context, name string, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
+func (b *Broker) follow(ctx context.Context, name, subject string, from uint64, fn func(context.Context, *Stored)) (stop func(), err error) {
 	stream, err := b.JS.Stream(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", name, err)
 	}
-	r := &reader{name: name, stream: stream, next: max(from, 1), last: stream.CachedInfo().State.LastSeq, fn: fn}
+	r := &reader{name: name, stream: stream, subject: subject, next: max(from, 1), last: stream.CachedInfo().State.LastSeq, fn: fn}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	changes, stopChanges := b.ConnectionChanges()
@@ -103,7 +105,7 @@ func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) e
 	defer opened()
 	consumer, err := r.stream.CreateConsumer(open, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next, AckPolicy: jetstream.AckNonePolicy,
-		MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: forgetReader})
+		FilterSubject: r.subject, MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: forgetReader})
 	if err != nil {
 		return err
 	}
@@ -117,7 +119,7 @@ func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) e
 		}
 		// A consumer may be alive and blind, on a server whose copy of the stream has
 		// fallen behind.
-		if empty++; r.next != before || !r.behind(once) {
+		if empty++; r.next != before || !b.behind(once, r) {
 			empty = 0
 		}
 		if empty >= 2 {
@@ -127,12 +129,28 @@ func (b *Broker) readOnce(ctx context.Context, r *reader, changes <-chan bool) e
 	}
 }
 
-// behind reports whether the stream has more than was read.
-func (r *reader) behind(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, lookUpWait)
+// behind reports whether there is something to read. What was removed before it was
+// read is passed over.
+func (b *Broker) behind(ctx context.Context, r *reader) bool {
+	within, cancel := context.WithTimeout(ctx, lookUpWait)
 	defer cancel()
-	info, err := r.stream.Info(ctx)
-	return err == nil && info.State.LastSeq >= r.next
+	info, err := r.stream.Info(within)
+	if err != nil || info.State.LastSeq < r.next {
+		return false
+	}
+	_, err = b.nextMessage(ctx, r.name, r.filter(), r.next)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		r.next = info.State.LastSeq + 1
+	}
+	return err == nil
+}
+
+// filter is the subject that it reads.
+func (r *reader) filter() string {
+	if r.subject == "" {
+		return ">"
+	}
+	return r.subject
 }
 
 // fetch makes one request for messages.
@@ -203,7 +221,7 @@ func (r *reader) give(ctx context.Context, m *Stored) {
 // the stream, without a consumer: that one has missed it, or can't be made.
 func (b *Broker) readDirectly(ctx context.Context, r *reader) error {
 	for {
-		m, err := b.nextMessage(ctx, r.name, ">", r.next)
+		m, err := b.nextMessage(ctx, r.name, r.filter(), r.next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			r.caughtUp(ctx, 0)
 			return nil

@@ -10,6 +10,7 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/brokertest"
+	"idunno/broker/wire"
 )
 
 func testContext(t *testing.T) context.Context {
@@ -132,5 +133,60 @@ func TestCloseQueueDropsOnlyItsJob(t *testing.T) {
 	}
 	if err := b.Ensure(ctx); err != nil {
 		t.Fatalf("ensure again: %v", err)
+	}
+}
+
+// A suspended queue gives out nothing, knows what was tried, and can be opened again.
+func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	queue, err := b.OpenQueue(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := b.Tasks(ctx, queue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := tasks.Next(ctx)
+	if err != nil || old == nil {
+		t.Fatalf("%v, %v", old, err)
+	}
+	if err := b.StoreAttempt(ctx, 1, 1, &wire.Attempt{Schema: wire.Schema, Cause: wire.CauseError, Node: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.SuspendQueue(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if depth, err := b.QueueDepth(ctx, 1); err != nil || depth != 0 {
+		t.Fatalf("%d tasks left, %v", depth, err)
+	}
+	if queue, err = b.OpenQueue(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, b, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	// What is still said about a delivery from before concerns no task of now.
+	late, err := b.Adopt(old.Reply(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(late.InProgress(), late.Nak(), late.Ack()); err != nil {
+		t.Fatal(err)
+	}
+	if tasks, err = b.Tasks(ctx, queue); err != nil {
+		t.Fatal(err)
+	}
+	again, err := tasks.Next(ctx)
+	if err != nil || again == nil || again.NumDelivered() != 1 {
+		t.Fatalf("%v, %v", again, err)
+	}
+	if tried, err := b.Attempts(ctx, 1, 1); err != nil || len(tried) != 1 {
+		t.Fatalf("tries %+v, %v", tried, err)
 	}
 }

@@ -11,11 +11,16 @@ import (
 
 // ReadResults calls fn for every stored result of a job, in the order stored,
 // until fn returns false. The order is that of completion, not of the tasks.
+func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject string, data []byte) (more bool, err error)) error {
+	return b.JobResults(ctx, job, func(m *Stored) (bool, error) { return fn(m.Subject, m.Data) })
+}
+
+// JobResults is ReadResults that tells more of each result.
 //
 // Most are read through a consumer, which may be on a server whose copy has fallen
 // behind, or that dies; whatever it doesn't bring is asked of the leader, whose word
 // it is that there are no more.
-func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject string, data []byte) (more bool, err error)) error {
+func (b *Broker) JobResults(ctx context.Context, job uint64, fn func(*Stored) (more bool, err error)) error {
 	stream, err := b.Results(ctx)
 	if err != nil {
 		return fmt.Errorf("open results: %w", err)
@@ -29,7 +34,7 @@ func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject st
 		}
 		if err == nil {
 			next = m.Seq + 1
-			more, err = fn(m.Subject, m.Data)
+			more, err = fn(m)
 		}
 	}
 	if err != nil {
@@ -40,7 +45,7 @@ func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject st
 
 // readThrough reads what a consumer brings of a subject. It returns the place to go
 // on from, and an error only if it is fn's or the end of ctx.
-func readThrough(ctx context.Context, stream jetstream.Stream, subject string, fn func(subject string, data []byte) (more bool, err error)) (next uint64, more bool, err error) {
+func readThrough(ctx context.Context, stream jetstream.Stream, subject string, fn func(*Stored) (more bool, err error)) (next uint64, more bool, err error) {
 	open, cancel := context.WithTimeout(ctx, lookUpWait)
 	defer cancel()
 	consumer, err := stream.CreateConsumer(open, jetstream.ConsumerConfig{FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy,
@@ -72,7 +77,7 @@ func readThrough(ctx context.Context, stream jetstream.Stream, subject string, f
 				break
 			}
 			got, next, left = true, meta.Sequence.Stream+1, left-1
-			if more, err := fn(m.Subject(), m.Data()); err != nil || !more {
+			if more, err := fn(&Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}); err != nil || !more {
 				cancel()
 				return next, false, err
 			}

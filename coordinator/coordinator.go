@@ -50,6 +50,10 @@ type Config struct {
 	// CheckpointEvery is how many results there are between two checkpoints of a
 	// running job; default [DefaultCheckpointEvery].
 	CheckpointEvery int
+	// CompactAfter is how long after a job's end its results are moved into the SDFS,
+	// negative for never; default [DefaultCompactAfter]. DropAfter is how long after it
+	// they are removed from the stream of results; default [DefaultDropAfter].
+	CompactAfter, DropAfter time.Duration
 	// Log is told what happens; default: nothing is logged.
 	Log *slog.Logger
 }
@@ -69,6 +73,12 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.CheckpointEvery <= 0 {
 		cfg.CheckpointEvery = DefaultCheckpointEvery
+	}
+	if cfg.CompactAfter == 0 {
+		cfg.CompactAfter = DefaultCompactAfter
+	}
+	if cfg.DropAfter == 0 {
+		cfg.DropAfter = DefaultDropAfter
 	}
 	if !wire.ValidNodeName(cfg.Name) {
 		return fmt.Errorf("coordinator name %q: use letters, digits, - and _ (at most 64)", cfg.Name)

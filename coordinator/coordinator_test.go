@@ -74,9 +74,15 @@ func (r *rig) coordinator(name string) (stop func()) {
 
 // coordinatorOn is coordinator on a connection.
 func (r *rig) coordinatorOn(b *broker.Broker, name string) (stop func()) {
+	return r.coordinatorWith(coordinator.Config{Broker: b, Name: name, Version: "1.2.3"})
+}
+
+// coordinatorWith is coordinator with a configuration, whose connection it closes.
+func (r *rig) coordinatorWith(cfg coordinator.Config) (stop func()) {
+	b, name := cfg.Broker.(*broker.Broker), cfg.Name
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
-	go func() { done <- coordinator.Run(ctx, coordinator.Config{Broker: b, Name: name, Version: "1.2.3"}) }()
+	go func() { done <- coordinator.Run(ctx, cfg) }()
 	stopped := false
 	stop = func() {
 		if stopped {

@@ -32,6 +32,7 @@ func (l *leader) followResults(ctx context.Context) (stop func(), err error) {
 // fold takes a result into account, in the loop.
 func (l *leader) fold(r *wire.Result, seq uint64, at time.Time) {
 	if !l.ledger.fold(r, seq, at) {
+		l.late(r.Job)
 		return
 	}
 	l.looked[r.Job] = time.Now()

@@ -85,6 +85,8 @@ type leader struct {
 	saving bool
 	// foldsLooked is when checkpoints that are due were last looked for.
 	foldsLooked time.Time
+	// kept are the ended jobs whose results are still in the stream.
+	kept map[uint64]*keptJob
 	// full is what there is room for, while that is not enough.
 	full atomic.Pointer[broker.Room]
 }
@@ -98,7 +100,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
 		after: make(map[uint64]map[uint64]bool), held: make(map[uint64]bool), doomed: make(map[uint64]string), complete: make(map[uint64]bool),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int)}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int), kept: make(map[uint64]*keptJob)}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -151,6 +153,8 @@ func (l *leader) serve(ctx context.Context) error {
 	defer cancel()
 	aside.Go(func() { l.sweep(ctx) })
 	aside.Go(func() { l.tend(ctx) })
+	aside.Go(func() { l.compactEnded(ctx) })
+	aside.Go(func() { l.retain(ctx) })
 	return l.loop(ctx)
 }
 
@@ -345,6 +349,7 @@ func (l *leader) loadTable(ctx context.Context) error {
 					l.closing[j.Job] = l.jobs[j.Job] == nil
 				}
 			}
+			l.takeKept(&table)
 		}
 	}
 	l.dirty = true
@@ -414,7 +419,7 @@ func (l *leader) closeQueue(ctx context.Context, job uint64) error {
 
 // writeTable stores the table of active jobs, which tells the workers.
 func (l *leader) writeTable(ctx context.Context) error {
-	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}}
+	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}, Kept: l.keptRuns()}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
 		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job],

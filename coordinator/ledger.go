@@ -159,6 +159,14 @@ func (g *ledger) remember(rec *wire.JobRecord, size int) {
 	}
 }
 
+// moved is told that the record of an ended job was written with the place of its
+// results.
+func (g *ledger) moved(rec *wire.JobRecord) {
+	if known := g.ended.get(rec.Job); known != nil {
+		known.Results = rec.Results
+	}
+}
+
 // sum adds the sums of at most so many ended jobs to the totals.
 func (g *ledger) sum(most int) {
 	n := min(most, len(g.unsummed))
@@ -200,7 +208,7 @@ func (g *ledger) keep(r *wire.Result, seq uint64, at time.Time) {
 		return
 	}
 	for i := range r.Batches { // the predictions are for others
-		r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels = nil, nil, nil
+		r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels, r.Batches[i].Values = nil, nil, nil, nil
 	}
 	g.early[r.Job] = append(g.early[r.Job], early{r, at, seq})
 	g.waiting++

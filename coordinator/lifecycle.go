@@ -299,6 +299,9 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	l.remember(&rec, recordSize+nodeSize*len(rec.Summary.Nodes))
 	delete(l.jobs, job)
 	delete(l.revs, job)
+	if shown.State != wire.StateQueued || !j.LastResult().IsZero() {
+		l.keep(job, now)
+	}
 	l.Log.Info("job ended", "job", job, "state", state, "reason", reason)
 	l.dirty, l.closing[job] = true, true
 	l.release(job)

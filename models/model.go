@@ -16,6 +16,9 @@ import (
 type Options struct {
 	MaxModelBytes int64 // size of the ONNX file; default 512 MiB
 	MaxMemory     int64 // decoded weights, and apart from them the buffers of each session; default 1 GiB
+	// AnyOutput accepts a model whose output is no scores of classes. Its raw outputs can be computed, predictions fail with
+	// ErrNotClassifier.
+	AnyOutput bool
 }
 
 // The defaults of Options.
@@ -91,7 +94,7 @@ func Load(onnxBytes []byte, o Options) (*Model, error) {
 	m.chooseOutput(g)
 	m.info.Ops, m.info.Opset, m.info.Parameters = p.Ops(), p.Opset(), p.Parameters()
 	m.info.Inputs, m.info.Outputs = describe(g.Inputs), describe(g.Outputs)
-	if err := m.probe(); err != nil {
+	if err := m.probe(o.AnyOutput); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -187,8 +190,9 @@ const (
 	groupBytes = 256 << 20
 )
 
-// probe plans a run with one image, which finds contradictions in the model, and fills in what the plan tells.
-func (m *Model) probe() error {
+// probe plans a run with one image, which finds contradictions in the model, and fills in what the plan tells. With anyOutput set
+// the output need not be classes.
+func (m *Model) probe(anyOutput bool) error {
 	m.group = maxGroup
 	if m.fixed > 0 {
 		m.group = m.fixed
@@ -211,7 +215,7 @@ func (m *Model) probe() error {
 	}
 	out := plan.Outputs[m.output]
 	classes, err := m.classes(&out, n)
-	if err != nil {
+	if err != nil && !anyOutput {
 		return err
 	}
 	m.info.Classes = classes

@@ -32,12 +32,35 @@ type Prediction struct {
 	Loss    []float32 // cross-entropy of each image in nats; nil without labels or for Raw
 	Correct int       // images whose class is their label; 0 without labels
 	LossSum float64   // sum of the losses before rounding to float32
+
+	// Values are the outputs asked for, image after image; Shape is that of one image's, empty for a single number.
+	Values []float32
+	Shape  []int
+	// Unscored says that the raw outputs are no scores of classes: there are Values and nothing else.
+	Unscored bool
 }
+
+// Outputs says what a prediction holds beside classes.
+type Outputs int
+
+// The outputs that can be asked for.
+const (
+	NoOutputs Outputs = iota
+	AllProbs          // the probability of every class
+	RawOutput         // the numbers that the model gives, rounded to float32 where they are others
+)
 
 // Predict runs the model over a batch; batches may differ in size. It returns ErrInput when the images or labels do not fit, ErrTooLarge when
 // a run would need more memory than Options allow, ErrResult when the model gives NaN, and the error of ctx, which is looked at between
 // operators. A panic behind it becomes an error.
 func (s *Session) Predict(ctx context.Context, b *dataset.Batch) (p *Prediction, err error) {
+	return s.PredictWith(ctx, b, NoOutputs)
+}
+
+// PredictWith is Predict that returns outputs as well. Asked for AllProbs it returns ErrNoProbabilities when the model gives none.
+// Asked for RawOutput it takes any model that gives numbers for each image: one whose numbers can't be scores of the batch's classes
+// gives a prediction that is Unscored.
+func (s *Session) PredictWith(ctx context.Context, b *dataset.Batch, o Outputs) (p *Prediction, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p, err = nil, fmt.Errorf("%w: %v", ErrResult, r)
@@ -53,19 +76,25 @@ func (s *Session) Predict(ctx context.Context, b *dataset.Batch) (p *Prediction,
 	if err != nil {
 		return nil, err
 	}
+	if o == AllProbs && s.m.info.Output == Raw {
+		return nil, fmt.Errorf("%w: ask for its raw outputs", ErrNoProbabilities)
+	}
 	n := b.Len()
 	p = &Prediction{Class: make([]int32, n)}
 	for from := 0; from < n; from += s.m.group {
 		to := min(from+s.m.group, n)
-		if err := s.group(ctx, b, shape, from, to, p); err != nil {
+		if err := s.group(ctx, b, shape, from, to, o, p); err != nil {
 			return nil, err
 		}
+	}
+	if p.Unscored {
+		p = &Prediction{Values: p.Values, Shape: p.Shape, Unscored: true}
 	}
 	return p, nil
 }
 
 // group runs images from to to. A model with a fixed batch size gets zeros for what is missing.
-func (s *Session) group(ctx context.Context, b *dataset.Batch, shape []int, from, to int, p *Prediction) error {
+func (s *Session) group(ctx context.Context, b *dataset.Batch, shape []int, from, to int, o Outputs, p *Prediction) error {
 	n := to - from
 	if s.m.fixed > 0 {
 		n = s.m.fixed
@@ -87,12 +116,31 @@ func (s *Session) group(ctx context.Context, b *dataset.Batch, shape []int, from
 		return err
 	}
 	out := outs[s.m.output]
+	if o == RawOutput {
+		if err := s.raw(out, n, b.Len(), from, to, p); err != nil {
+			return err
+		}
+		if !p.Unscored && s.scores(out, n, b, from, to, o, p) != nil {
+			p.Unscored = true
+		}
+		return nil
+	}
+	return s.scores(out, n, b, from, to, o, p)
+}
+
+// scores takes the classes of images from to to from an output with n rows.
+func (s *Session) scores(out *engine.Tensor, n int, b *dataset.Batch, from, to int, o Outputs, p *Prediction) error {
 	classes, err := s.m.classes(out, n)
 	if err != nil {
 		return err
 	}
 	if out.DType.IsInt() {
 		return s.integers(out, b, from, to, p)
+	}
+	if o == AllProbs {
+		if err := s.reserve(p, out.Shape[1:], b.Len()); err != nil {
+			return err
+		}
 	}
 	for i := from; i < to; i++ {
 		label := int32(-1)
@@ -102,8 +150,12 @@ func (s *Session) group(ctx context.Context, b *dataset.Batch, shape []int, from
 				return fmt.Errorf("%w: image %d has label %d, the model knows classes 0 to %d", ErrInput, i, label, classes-1)
 			}
 		}
-		if err := s.score(p, i, out.F[(i-from)*classes:][:classes], label); err != nil {
+		y := out.F[(i-from)*classes:][:classes]
+		if err := s.score(p, i, y, label); err != nil {
 			return err
+		}
+		if o == AllProbs {
+			s.probabilities(p, i, y)
 		}
 	}
 	return nil

@@ -81,7 +81,7 @@ func isFault(err error) bool {
 		return true
 	}
 	for _, own := range []error{
-		models.ErrMalformed, models.ErrUnsupported, models.ErrTooLarge, models.ErrNotClassifier, models.ErrInput, models.ErrResult,
+		models.ErrMalformed, models.ErrUnsupported, models.ErrTooLarge, models.ErrNotClassifier, models.ErrNoProbabilities, models.ErrInput, models.ErrResult,
 		train.ErrConfig, train.ErrData, train.ErrDiverged,
 		dataset.ErrFormat, dataset.ErrTooLarge, dataset.ErrNotFound, dataset.ErrChecksum, dataset.ErrRange,
 		objectstore.ErrNotFound, objectstore.ErrCorrupt, objectstore.ErrTooLarge, objectstore.ErrBadName, objectstore.ErrTooManyVersions,

@@ -41,6 +41,8 @@ type order struct {
 	Memory int64
 	Batch  []byte
 	Number int
+	// Outputs is what the task asks for beside classes.
+	Outputs string
 }
 
 // answer is what comes back; the first one says that the process is ready.
@@ -105,7 +107,7 @@ func (c *computer) do(o order) (a *answer) {
 func (c *computer) carryOut(o order) (*wire.BatchResult, error) {
 	if o.Model != nil {
 		c.session = nil
-		m, err := models.Load(o.Model, models.Options{MaxMemory: o.Memory})
+		m, err := models.Load(o.Model, models.Options{MaxMemory: o.Memory, AnyOutput: true})
 		if err != nil {
 			return nil, fmt.Errorf("load model: %w", err)
 		}
@@ -120,7 +122,7 @@ func (c *computer) carryOut(o order) (*wire.BatchResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	return predict(context.Background(), c.session, o.Number, fetched{batch: batch})
+	return predict(context.Background(), c.session, o.Number, batch, o.Outputs)
 }
 
 // isolated is such a process, as the worker sees it.
@@ -179,8 +181,8 @@ func (p *isolated) load(ctx context.Context, digest string, model []byte, memory
 }
 
 // predict has a batch computed.
-func (p *isolated) predict(ctx context.Context, n int, b *dataset.Batch, limit time.Duration) (*wire.BatchResult, error) {
-	a, err := p.ask(ctx, &order{Batch: b.Marshal(), Number: n}, limit, "compute")
+func (p *isolated) predict(ctx context.Context, n int, b *dataset.Batch, outputs string, limit time.Duration) (*wire.BatchResult, error) {
+	a, err := p.ask(ctx, &order{Batch: b.Marshal(), Number: n, Outputs: outputs}, limit, "compute")
 	if err != nil {
 		return nil, err
 	}

@@ -71,18 +71,19 @@ func startLoaded(t *testing.T, most int64, model []byte) *isolated {
 const plenty = 8 << 30
 
 func TestProcessComputesWhatTheWorkerDoes(t *testing.T) {
+	const outputs = wire.OutputsProbs
 	b := firstBatch(t)
 	m, err := models.Load(zoo.MLP(), models.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := predict(t.Context(), m.NewSession(), 7, fetched{batch: b})
+	want, err := predict(t.Context(), m.NewSession(), 7, b, outputs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := startLoaded(t, plenty, zoo.MLP())
 	for range 2 {
-		got, err := p.predict(t.Context(), 7, b, time.Minute)
+		got, err := p.predict(t.Context(), 7, b, outputs, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +97,7 @@ func TestProcessComputesWhatTheWorkerDoes(t *testing.T) {
 	wrong.Shape = []int{10, 784, 1}
 	wrong.Shape[1] = 1
 	wrong.X = wrong.X[:10]
-	if _, err := p.predict(t.Context(), 7, &wrong, time.Minute); !isFault(err) || causeOf(err) != wire.CauseError || p.broken {
+	if _, err := p.predict(t.Context(), 7, &wrong, "", time.Minute); !isFault(err) || causeOf(err) != wire.CauseError || p.broken {
 		t.Fatalf("images of another size: %v", err)
 	}
 	if err := p.load(t.Context(), "other", []byte("no model at all"), 1<<30, time.Minute); !isFault(err) || p.model != "" {
@@ -128,7 +129,7 @@ func TestProcessIsKilled(t *testing.T) {
 		if c.harm != nil {
 			time.AfterFunc(50*time.Millisecond, func() { c.harm(p, cancel) })
 		}
-		_, err := p.predict(ctx, 1, b, c.limit)
+		_, err := p.predict(ctx, 1, b, "", c.limit)
 		if err == nil || !strings.Contains(err.Error(), c.says) || isFault(err) != (c.cause != "") || c.cause != "" && causeOf(err) != c.cause || !p.broken {
 			t.Errorf("%s: %v", c.name, err)
 		}

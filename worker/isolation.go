@@ -74,14 +74,14 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 	}
 	if err = p.load(t.ctx, t.task.ModelDigest, model, s.w.TaskMemory, s.w.BatchTimeout); err == nil {
 		err = s.w.batches(t, r, nil, func(n int, f fetched) (*wire.BatchResult, error) {
-			return p.predict(t.ctx, n, f.batch, s.w.BatchTimeout)
+			return p.predict(t.ctx, n, f.batch, t.task.Outputs, s.w.BatchTimeout)
 		})
 	}
 	s.release(p)
 	if err != nil {
 		return nil, err
 	}
-	return message(r)
+	return s.w.message(t, r)
 }
 
 // process returns an idle process, or starts one.

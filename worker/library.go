@@ -72,7 +72,9 @@ func (l *library) model(ctx context.Context, digest string) (*models.Model, erro
 		}
 		within, cancel := context.WithTimeout(ctx, l.limit)
 		defer cancel()
-		m, err := bounded(within, func() (*models.Model, error) { return models.Load(p, models.Options{MaxMemory: l.taskMemory}) })
+		m, err := bounded(within, func() (*models.Model, error) {
+			return models.Load(p, models.Options{MaxMemory: l.taskMemory, AnyOutput: true})
+		})
 		switch {
 		case errors.Is(err, errLeftBehind) && ctx.Err() == nil:
 			return nil, slow("load model", l.limit)

@@ -12,7 +12,7 @@ import (
 func TestProcessThatTakesTooMuchMemoryIsKilled(t *testing.T) {
 	p := startLoaded(t, plenty, endless())
 	p.most = 1 << 20
-	_, err := p.predict(t.Context(), 1, firstBatch(t), time.Minute)
+	_, err := p.predict(t.Context(), 1, firstBatch(t), "", time.Minute)
 	if causeOf(err) != wire.CauseMemory || !isFault(err) || !strings.Contains(err.Error(), "allowed are 1;") {
 		t.Fatalf("%v", err)
 	}

@@ -75,16 +75,7 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
-	return message(r)
-}
-
-// message makes a result what is stored.
-func message(r *wire.Result) ([]byte, error) {
-	p := r.Marshal()
-	if len(p) > wire.MaxResult {
-		return nil, fault{fmt.Errorf("the result has %d bytes, a message holds %d: import the data with a smaller --batch-size", len(p), wire.MaxResult)}
-	}
-	return p, nil
+	return w.message(t, r)
 }
 
 // compute carries a task out and returns its result.
@@ -103,7 +94,9 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		if err != nil {
 			return nil, err
 		}
-		b, left, err := w.inTime(t.ctx, func(ctx context.Context) (*wire.BatchResult, error) { return predict(ctx, session, n, f) })
+		b, left, err := w.inTime(t.ctx, func(ctx context.Context) (*wire.BatchResult, error) {
+			return predict(ctx, session, n, f.batch, t.task.Outputs)
+		})
 		if left {
 			delete(sessions, t.task.ModelDigest) // it is still in use
 		}
@@ -114,6 +107,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 // batches has a task's batches computed as they come. Aside, where there is one,
 // carries rescued tasks out in between.
 func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
+	left := int64(wire.MaxOutputs)
 	for n := t.task.From; n <= t.task.To; n++ {
 		f, err := w.nextBatch(t, aside)
 		if err != nil {
@@ -128,6 +122,9 @@ func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute fun
 		}
 		w.status.add(t.task, b)
 		r.Batches = append(r.Batches, *b)
+		if left -= int64(len(b.Values)) * 4; left < 0 {
+			return tooMuch(r, n)
+		}
 	}
 	return nil
 }
@@ -217,18 +214,6 @@ func bounded[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 func (w *worker) result(t *held) *wire.Result {
 	return &wire.Result{Schema: wire.Schema, Job: t.task.Job, Task: t.task.Task, From: t.task.From, To: t.task.To,
 		Node: w.Name, Attempt: t.attempt, Started: time.Now(), Tried: t.tried[max(len(t.tried)-wire.MaxTried, 0):]}
-}
-
-// predict runs the model on a batch. The time is that of the prediction alone.
-func predict(ctx context.Context, s *models.Session, n int, f fetched) (*wire.BatchResult, error) {
-	began := time.Now()
-	p, err := s.Predict(ctx, f.batch)
-	took := time.Since(began)
-	if err != nil {
-		return nil, err
-	}
-	return &wire.BatchResult{Batch: n, Images: len(p.Class), Labeled: f.batch.Y != nil, Correct: p.Correct, LossSum: p.LossSum,
-		Nanos: took.Nanoseconds(), Class: p.Class, Prob: p.Prob, Labels: f.batch.Y}, nil
 }
 
 // session returns the slot's own session of a model.

@@ -56,7 +56,7 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 		return nil, asFault(ctx, err)
 	}
 	var v objectstore.Version
-	err = w.persist(ctx, t, func() (err error) {
+	err = w.persist(ctx, t, "trained model", func() (err error) {
 		if trained.HeldOut, err = w.measure(ctx, result.ONNX, set.Name); err != nil {
 			return err
 		}
@@ -72,15 +72,15 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 	return trained, nil
 }
 
-// persist calls fn until it succeeds or the task is at fault: what was trained is
+// persist calls fn until it succeeds or the task is at fault: what was computed is
 // not thrown away because the broker is away.
-func (w *worker) persist(ctx context.Context, t *wire.Task, fn func() error) error {
+func (w *worker) persist(ctx context.Context, t *wire.Task, what string, fn func() error) error {
 	for delay := firstDelay; ; delay = min(2*delay, mostDelay) {
 		err := fn()
 		if err == nil || isFault(err) || ctx.Err() != nil {
 			return err
 		}
-		w.Log.Warn("trained model not stored yet", "job", t.Job, "model", t.Train, "error", err)
+		w.Log.Warn("can't store it yet", "what", what, "job", t.Job, "task", t.Task, "error", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -14,6 +14,7 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/client"
 )
 
 // observer looks at the store from outside, past all proxies, while faults happen.
@@ -216,18 +217,7 @@ func gather(ctx context.Context, b *broker.Broker, rec *Recorder) error {
 		}
 		rec.Add(e)
 	}
-	err = readAll(ctx, func(fn func(context.Context, *broker.Stored)) (func(), error) { return b.FollowResults(ctx, 1, fn) },
-		func(m *broker.Stored) {
-			// A message where no result belongs is one of job 0.
-			job, task, _ := broker.TaskOfResult(m.Subject)
-			r := wire.ReceiveResult(job, task, m.Data)
-			e := Event{What: WhatResult, Job: job, Task: task, From: r.From, To: r.To, Node: r.Node, Error: r.Error, Sum: sumMessage(m.Data), Written: m.At}
-			for i := range r.Batches {
-				e.Sums = append(e.Sums, SumBatch(r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels))
-			}
-			rec.Add(e)
-		})
-	if err != nil {
+	if err := gatherResults(ctx, b, h, rec); err != nil {
 		return fmt.Errorf("read the results: %w", err)
 	}
 	for after, more := uint64(0), true; more; {
@@ -242,4 +232,49 @@ func gather(ctx context.Context, b *broker.Broker, rec *Recorder) error {
 	}
 	rec.Add(Event{What: WhatEnd})
 	return nil
+}
+
+// gatherResults writes the results into the history: those in the stream, and those
+// of ended jobs that have been moved into the SDFS. One that is in both places, the
+// same bytes, is one.
+func gatherResults(ctx context.Context, b *broker.Broker, h *holding, rec *Recorder) error {
+	both := make(map[place]string)
+	err := readAll(ctx, func(fn func(context.Context, *broker.Stored)) (func(), error) { return b.FollowResults(ctx, 1, fn) },
+		func(m *broker.Stored) {
+			// A message where no result belongs is one of job 0.
+			job, task, _ := broker.TaskOfResult(m.Subject)
+			e := resultEvent(job, task, m.At, m.Data)
+			if r := h.records[job]; r != nil && r.Results != nil {
+				both[place{job, task}] = e.Sum
+			}
+			rec.Add(e)
+		})
+	if err != nil {
+		return err
+	}
+	api := client.New(b)
+	for job, r := range h.records {
+		if r.Results == nil {
+			continue
+		}
+		err := api.StoredResults(ctx, job, func(task int, at time.Time, data []byte) error {
+			if e := resultEvent(job, task, at, data); both[place{job, task}] != e.Sum {
+				rec.Add(e)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func resultEvent(job uint64, task int, at time.Time, data []byte) Event {
+	r := wire.ReceiveResult(job, task, data)
+	e := Event{What: WhatResult, Job: job, Task: task, From: r.From, To: r.To, Node: r.Node, Error: r.Error, Sum: sumMessage(data), Written: at}
+	for i := range r.Batches {
+		e.Sums = append(e.Sums, SumBatch(r.Batches[i].Class, r.Batches[i].Prob, r.Batches[i].Labels))
+	}
+	return e
 }

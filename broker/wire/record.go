@@ -69,6 +69,9 @@ type JobRecord struct {
 	Summary *JobStats `json:"summary,omitempty"`
 	// Trained describes the model that a training job stored.
 	Trained *Trained `json:"trained,omitempty"`
+	// Results tells where an ended job's results are; nil while they are in the
+	// stream of results. It is written once the job has ended.
+	Results *StoredResults `json:"results,omitempty"`
 }
 
 // Retry says which tasks a retrying job has.
@@ -138,6 +141,9 @@ func (r Ranges) At(n int) int {
 type ActiveJobs struct {
 	Schema int         `json:"schema_version"`
 	Jobs   []ActiveJob `json:"jobs"`
+	// Kept are other jobs that have results in the stream of results, ended ones and
+	// such as wait, ascending, as first and last of each run.
+	Kept [][2]uint64 `json:"kept,omitempty"`
 }
 
 // ActiveJob is a line of that table.

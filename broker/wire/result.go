@@ -34,6 +34,9 @@ type Result struct {
 	Trained *Trained      `json:"trained,omitempty"`
 	// Tried are the tries before this result, and the last one of a task that failed.
 	Tried []Attempt `json:"tried,omitempty"`
+	// Outside is set when the values of the batches are more than a message holds:
+	// the object in the SDFS that has them, see [Result.Split] and [Result.Attach].
+	Outside *Outside `json:"outside,omitempty"`
 }
 
 // BatchResult is one batch's predictions, score and time.
@@ -51,12 +54,16 @@ type BatchResult struct {
 	// Narrow says that classes and labels are all within 0 and 255, and written in
 	// a byte each.
 	Narrow bool `json:"narrow,omitempty"`
+	// Output tells what Values are: outputs of the model that the job asked for; nil
+	// when it asked for none.
+	Output *Output `json:"output,omitempty"`
 	// Class is the predicted class of each image, Prob its probability (nil
-	// without Probs), Labels the true class (nil unless Labeled). They follow the
-	// JSON of the result, see [Result.Marshal].
+	// without Probs), Labels the true class (nil unless Labeled), Values the outputs,
+	// image after image. They follow the JSON of the result, see [Result.Marshal].
 	Class  []int32   `json:"-"`
 	Prob   []float32 `json:"-"`
 	Labels []int32   `json:"-"`
+	Values []float32 `json:"-"`
 }
 
 // Trained describes a model that a training task made and stored.
@@ -91,9 +98,9 @@ type Progress struct {
 }
 
 // Marshal encodes the result: one line of JSON, and after it, for each batch in
-// turn, the classes, the probabilities and the labels of its images,
-// little-endian. A probability takes four bytes; a class and a label take one each
-// where the batch is Narrow, else four. Every bit of a prediction survives, and
+// turn, the classes, the probabilities, the labels and the outputs of its images,
+// little-endian. A probability and an output take four bytes; a class and a label
+// take one each where the batch is Narrow, else four. Every bit of a prediction survives, and
 // whoever needs the figures only doesn't pay for the predictions.
 func (r *Result) Marshal() []byte {
 	size := 0
@@ -101,19 +108,41 @@ func (r *Result) Marshal() []byte {
 		b := &r.Batches[i]
 		b.Probs = len(b.Prob) > 0
 		b.Narrow = narrow(b.Class) && narrow(b.Labels)
-		size += b.size(len(b.Class), len(b.Prob), len(b.Labels))
+		size += b.size(len(b.Class), len(b.Prob), len(b.Labels), len(b.Values))
 	}
 	line := mustMarshal(r)
-	p := append(slices.Grow(line, 1+size), '\n')
+	return r.appendValues(append(slices.Grow(line, 1+size), '\n'))
+}
+
+// appendValues appends what follows the JSON of a result.
+func (r *Result) appendValues(p []byte) []byte {
 	for i := range r.Batches {
 		b := &r.Batches[i]
 		p = b.appendInts(p, b.Class)
-		for _, v := range b.Prob {
-			p = binary.LittleEndian.AppendUint32(p, math.Float32bits(v))
-		}
+		p = appendFloats(p, b.Prob)
 		p = b.appendInts(p, b.Labels)
+		p = appendFloats(p, b.Values)
 	}
 	return p
+}
+
+func appendFloats(p []byte, values []float32) []byte {
+	for _, v := range values {
+		p = binary.LittleEndian.AppendUint32(p, math.Float32bits(v))
+	}
+	return p
+}
+
+// takeFloats takes n numbers off the front of p, nil for none.
+func takeFloats(n int, p []byte) (values []float32, rest []byte) {
+	if n == 0 {
+		return nil, p
+	}
+	values = make([]float32, n)
+	for i := range values {
+		values[i] = math.Float32frombits(binary.LittleEndian.Uint32(p[4*i:]))
+	}
+	return values, p[4*n:]
 }
 
 // narrow says whether every value fits into a byte.
@@ -127,11 +156,11 @@ func narrow(values []int32) bool {
 }
 
 // size is the bytes of the values of a batch.
-func (b *BatchResult) size(classes, probs, labels int) int {
+func (b *BatchResult) size(classes, probs, labels, values int) int {
 	if b.Narrow {
-		return classes + 4*probs + labels
+		return classes + 4*probs + labels + 4*values
 	}
-	return 4 * (classes + probs + labels)
+	return 4 * (classes + probs + labels + values)
 }
 
 func (b *BatchResult) appendInts(p []byte, values []int32) []byte {
@@ -185,7 +214,7 @@ func ParseResult(p []byte) (*Result, error) {
 		}
 	}
 	if r.Error != "" || r.Trained != nil {
-		if len(r.Batches) > 0 || len(values) > 0 {
+		if len(r.Batches) > 0 || len(values) > 0 || r.Outside != nil {
 			return nil, fmt.Errorf("decode result: job %d task %d has batches it should not have", r.Job, r.Task)
 		}
 		return &r, nil
@@ -193,14 +222,14 @@ func ParseResult(p []byte) (*Result, error) {
 	if r.From < 1 || r.To < r.From || len(r.Batches) != r.To-r.From+1 {
 		return nil, fmt.Errorf("decode result: job %d task %d: %d batches for %d to %d", r.Job, r.Task, len(r.Batches), r.From, r.To)
 	}
-	for i := range r.Batches {
-		var err error
-		if values, err = r.Batches[i].decode(r.From+i, values); err != nil {
+	if r.Outside != nil {
+		if err := r.checkOutside(len(values)); err != nil {
 			return nil, fmt.Errorf("decode result: job %d task %d: %w", r.Job, r.Task, err)
 		}
+		return &r, nil
 	}
-	if len(values) > 0 {
-		return nil, fmt.Errorf("decode result: job %d task %d: %d bytes too many", r.Job, r.Task, len(values))
+	if err := r.decode(values); err != nil {
+		return nil, fmt.Errorf("decode result: job %d task %d: %w", r.Job, r.Task, err)
 	}
 	return &r, nil
 }
@@ -219,36 +248,83 @@ func ReceiveResult(job uint64, task int, p []byte) *Result {
 	return r
 }
 
-// decode checks the figures of a batch and takes its values off the front of p.
-func (b *BatchResult) decode(batch int, p []byte) (rest []byte, err error) {
+// decode fills in the values of all batches.
+func (r *Result) decode(values []byte) (err error) {
+	for i := range r.Batches {
+		b := &r.Batches[i]
+		need, err := b.check(r.From+i, len(values))
+		if err != nil {
+			return err
+		}
+		if len(values) < need {
+			return fmt.Errorf("batch %d: %d bytes for %d images, %d are needed", b.Batch, len(values), b.Images, need)
+		}
+		b.take(values[:need])
+		values = values[need:]
+	}
+	if len(values) > 0 {
+		return fmt.Errorf("%d bytes too many", len(values))
+	}
+	return nil
+}
+
+// check looks at the figures of a batch, whose values are among so many bytes, and
+// returns how many of them they take.
+func (b *BatchResult) check(batch, within int) (need int, err error) {
 	labels := 0
 	if b.Labeled {
 		labels = b.Images
 	}
 	switch {
 	case b.Batch != batch:
-		return nil, fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
-	case b.Images < 0 || b.Images > len(p):
-		return nil, fmt.Errorf("batch %d: %d images in %d bytes", batch, b.Images, len(p))
+		return 0, fmt.Errorf("batch %d where %d belongs", b.Batch, batch)
+	case b.Images < 0 || b.Images > within:
+		return 0, fmt.Errorf("batch %d: %d images in %d bytes", batch, b.Images, within)
 	case b.Correct < 0 || b.Correct > labels || b.Nanos < 0:
-		return nil, fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
+		return 0, fmt.Errorf("batch %d: %d correct of %d, %d ns", batch, b.Correct, labels, b.Nanos)
 	case b.LossSum < 0 || b.LossSum > maxLoss:
-		return nil, fmt.Errorf("batch %d: loss %g", batch, b.LossSum)
+		return 0, fmt.Errorf("batch %d: loss %g", batch, b.LossSum)
 	}
-	b.Class, b.Prob, b.Labels = make([]int32, b.Images), nil, nil
+	each, err := b.Output.check()
+	if err != nil {
+		return 0, fmt.Errorf("batch %d: %w", batch, err)
+	}
+	if b.unscored() && (b.Probs || b.Labeled) {
+		return 0, fmt.Errorf("batch %d: probabilities or labels without classes", batch)
+	}
+	if each > 0 && b.Images > MaxOutputs/4/each {
+		return 0, fmt.Errorf("batch %d: %d images of %d outputs, a task holds %d bytes", batch, b.Images, each, MaxOutputs)
+	}
+	classes, probs := b.counts()
+	return b.size(classes, probs, labels, each*b.Images), nil
+}
+
+// counts is how many classes and probabilities a batch has.
+func (b *BatchResult) counts() (classes, probs int) {
+	if !b.unscored() {
+		classes = b.Images
+	}
 	if b.Probs {
-		b.Prob = make([]float32, b.Images)
+		probs = b.Images
+	}
+	return classes, probs
+}
+
+// unscored says that the batch has outputs and no classes.
+func (b *BatchResult) unscored() bool { return b.Output != nil && b.Output.Unscored }
+
+// take fills in a batch's values from the bytes that they take.
+func (b *BatchResult) take(p []byte) {
+	classes, probs := b.counts()
+	b.Class, b.Labels = make([]int32, classes), nil
+	p = b.takeInts(b.Class, p)
+	b.Prob, p = takeFloats(probs, p)
+	if b.Probs && probs == 0 {
+		b.Prob = []float32{}
 	}
 	if b.Labeled {
 		b.Labels = make([]int32, b.Images)
+		p = b.takeInts(b.Labels, p)
 	}
-	if need := b.size(len(b.Class), len(b.Prob), len(b.Labels)); len(p) < need {
-		return nil, fmt.Errorf("batch %d: %d bytes for %d images, %d are needed", batch, len(p), b.Images, need)
-	}
-	p = b.takeInts(b.Class, p)
-	for i := range b.Prob {
-		b.Prob[i] = math.Float32frombits(binary.LittleEndian.Uint32(p[4*i:]))
-	}
-	p = b.takeInts(b.Labels, p[4*len(b.Prob):])
-	return p, nil
+	b.Values, _ = takeFloats(len(p)/4, p)
 }

@@ -17,6 +17,8 @@ type Task struct {
 	DataDigest  string `json:"data_digest"`
 	From        int    `json:"from,omitempty"`
 	To          int    `json:"to,omitempty"`
+	// Outputs is what is kept of the model's outputs beside classes; "" for nothing.
+	Outputs string `json:"outputs,omitempty"`
 	// BatchSize is the number of images in a batch, 0 for as many as in those stored.
 	BatchSize int `json:"batch_size,omitempty"`
 	// Check asks the worker to look for a stored result before it computes:

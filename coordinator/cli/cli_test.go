@@ -102,19 +102,3 @@ func TestParsing(t *testing.T) {
 		}
 	}
 }
-
-func TestResultsInOrder(t *testing.T) {
-	var got []int
-	o := inOrder{next: 1, emit: func(r *wire.Result) error { got = append(got, r.Task); return nil }}
-	for _, task := range []int{2, 1, 4, 6, 3, 8} { // 5 and 7 never come
-		if err := o.add(&wire.Result{Task: task}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if fmt.Sprint(got) != "[1 2 3 4]" || len(o.waiting) != 2 {
-		t.Fatalf("passed on %v, %d wait", got, len(o.waiting))
-	}
-	if err := o.flush(); err != nil || fmt.Sprint(got) != "[1 2 3 4 6 8]" {
-		t.Fatalf("in the end %v, %v", got, err)
-	}
-}

@@ -66,7 +66,11 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 			add("train", "%s, %d epochs, seed %d", r.Doc.Train, r.Doc.Epochs, r.Doc.Seed)
 		} else if r.Doc.Model != "" {
 			add("model", "%s%s", r.Doc.Model, versionNote(r.ModelVersion, r.ModelDigest))
-			add("batches", "%d to %d (%s), %d to a task", r.Doc.From, r.Doc.To, render.Count(int64(r.Batches())), r.TaskSize)
+			count := int64(r.Batches())
+			if r.Doc.Forever && r.Retry == nil {
+				count = int64(r.RoundBatches())
+			}
+			add("batches", "%d to %d (%s), %d to a task", r.Doc.From, r.Doc.To, render.Count(count), r.TaskSize)
 			if often := rounds(r.Doc.Rounds, r.Doc.Forever); often != "" {
 				add("rounds", "%s", strings.TrimPrefix(strings.TrimSpace(often), "x"))
 			}

@@ -1,71 +1,146 @@
 package cli
 
 import (
-	"bufio"
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"math"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"idunno/broker/wire"
+	"idunno/coordinator/cli/export"
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
 )
 
+// resultFlags are the flags of `idunno results`.
+type resultFlags struct {
+	format, out           string
+	probs, follow, asJSON bool
+}
+
 func (a *app) resultsCommand() *cobra.Command {
-	var format string
-	var asJSON bool
+	var f resultFlags
 	cmd := &cobra.Command{
-		Use: "results N", Short: "print a job's predictions, one line an image", Args: nargs(1),
+		Use: "results N", Short: "print or write a job's predictions, a row for each image", Args: nargs(1),
 		Long: `Prints what a job has predicted so far: for every image its index in the data set
 (from 0), its batch (from 1), its true label (null when the data has none), the
 prediction and its probability. The order is that of the images, whoever computed
 them and when, and the bytes are the same in every run.
 
+Jobs submitted with --outputs probs keep the probability of every class: --probs
+writes them too. Jobs submitted with --outputs raw keep the numbers that the model
+gives, which are written as "output", whatever the model is for.
+
+Formats: jsonl, an object a line; csv, with a line of names; parquet; npy, an array of
+records, or of the probabilities or outputs alone, the first dimension the image.
+
+With --follow rows come as they are computed, in order, until the job ends.
+
 When batches have failed it says so on standard error and exits with 3.`,
-		Example: "  idunno results 12 > predictions.jsonl\n  idunno results 12 --json",
+		Example: `  idunno results 12 > predictions.jsonl
+  idunno results 12 --format parquet --out predictions.parquet
+  idunno results 12 --probs --format npy --out probabilities.npy
+  idunno results 12 --follow | head -5`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := jobNumber(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			if format != "jsonl" {
-				return usage(cmd, "--format %q: choose jsonl", format)
+			if err := a.checkResultFlags(cmd, &f); err != nil {
+				return err
 			}
 			b, err := a.connect(cmd)
 			if err != nil {
 				return err
 			}
 			defer b.Close()
-			api := client.New(b)
-			reply, err := api.Job(cmd.Context(), n)
-			if err != nil {
-				return err
+			p := &resultPrinter{app: a, ctx: cmd.Context(), api: client.New(b), resultFlags: f, job: n}
+			p.manifestOf = func(digest string) (int, error) {
+				store, err := cluster.OpenStore(cmd.Context(), b)
+				if err != nil {
+					return 0, err
+				}
+				m, err := cluster.Manifest(cmd.Context(), store, digest)
+				if err != nil {
+					return 0, err
+				}
+				return m.BatchSize, nil
 			}
-			rec := reply.Record
-			if rec.Doc.Training() || rec.State == wire.StateRejected {
-				return fmt.Errorf("job %d has no predictions: it is a %s; `idunno job %d` tells its outcome", n, kind(rec), n)
-			}
-			store, err := cluster.OpenStore(cmd.Context(), b)
-			if err != nil {
-				return err
-			}
-			m, err := cluster.Manifest(cmd.Context(), store, rec.DataDigest)
-			if err != nil {
-				return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, n, err)
-			}
-			w := &resultWriter{out: bufio.NewWriterSize(a.stdout, 1<<16), doc: asJSON, batchSize: cmp.Or(rec.BatchSize, m.BatchSize)}
-			return a.printResults(cmd.Context(), api, reply, w)
+			return p.run()
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "jsonl", "`FORMAT`: jsonl, an object a line")
-	jsonFlag(cmd, &asJSON)
+	cmd.Flags().StringVar(&f.format, "format", export.JSONL, "`FORMAT`: "+strings.Join(export.Formats(), ", "))
+	cmd.Flags().StringVar(&f.out, "out", "", "write to `FILE` instead of standard output")
+	cmd.Flags().BoolVar(&f.probs, "probs", false, "the probability of every class, of a job submitted with --outputs probs")
+	cmd.Flags().BoolVar(&f.follow, "follow", false, "go on until the job has ended")
+	jsonFlag(cmd, &f.asJSON)
 	return cmd
+}
+
+// checkResultFlags refuses what can't be carried out.
+func (a *app) checkResultFlags(cmd *cobra.Command, f *resultFlags) error {
+	switch {
+	case !slices.Contains(export.Formats(), f.format):
+		return usage(cmd, "--format %q: choose %s", f.format, strings.Join(export.Formats(), ", "))
+	case f.asJSON && f.format != export.JSONL:
+		return usage(cmd, "--json is one JSON document: it can't be %s too", f.format)
+	case export.Binary(f.format) && f.out == "" && render.IsTerminal(a.stdout):
+		return usage(cmd, "--format %s is nothing for a terminal: give --out FILE", f.format)
+	}
+	return nil
+}
+
+// resultPrinter writes the results of a job.
+type resultPrinter struct {
+	*app
+	resultFlags
+	ctx        context.Context
+	api        *client.Client
+	job        uint64
+	manifestOf func(digest string) (batchSize int, err error)
+
+	rec       *wire.JobRecord
+	w         export.Writer
+	batchSize int
+	failed    int
+	failure   string
+}
+
+func (p *resultPrinter) run() error {
+	rec, err := p.record()
+	if err != nil {
+		return err
+	}
+	p.rec = rec
+	if rec.Doc.Training() || rec.State == wire.StateRejected {
+		return fmt.Errorf("job %d has no predictions: it is a %s; `idunno job %d` tells its outcome", p.job, kind(rec), p.job)
+	}
+	columns, err := p.columns()
+	if err != nil {
+		return err
+	}
+	if p.batchSize = rec.BatchSize; p.batchSize == 0 {
+		if p.batchSize, err = p.manifestOf(rec.DataDigest); err != nil {
+			return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, p.job, err)
+		}
+	}
+	if err := p.write(columns); err != nil {
+		return err
+	}
+	if p.failed > 0 {
+		return &codeError{ExitFailures, fmt.Sprintf("job %d: %d tasks failed, the first: %s", p.job, p.failed, render.Clean(p.failure))}
+	}
+	if p.rec.State != wire.StateDone {
+		p.talk("job %d is %s: these are the predictions so far", p.job, stateWord(p.rec.State))
+	}
+	return nil
 }
 
 func kind(r *wire.JobRecord) string {
@@ -75,155 +150,118 @@ func kind(r *wire.JobRecord) string {
 	return "rejected job"
 }
 
-func (a *app) printResults(ctx context.Context, api *client.Client, job *wire.JobReply, w *resultWriter) error {
-	rec := job.Record
-	if err := w.begin(rec.Job); err != nil {
-		return err
+// record is the job's record. One that has just been accepted has none yet: it is
+// waited for with --follow.
+func (p *resultPrinter) record() (*wire.JobRecord, error) {
+	rec, err := p.api.Record(p.ctx, p.job)
+	if err != nil || rec != nil {
+		return rec, err
 	}
-	var failed []string
-	order := inOrder{next: 1, emit: func(r *wire.Result) error {
-		if r.Error != "" {
-			failed = append(failed, r.Error)
-			return nil
-		}
-		return w.result(r)
-	}}
-	if err := api.Results(ctx, rec.Job, order.add); err != nil {
-		return err
+	// The coordinator knows which jobs there are.
+	reply, err := p.api.Job(p.ctx, p.job)
+	if err != nil {
+		return nil, err
 	}
-	if err := order.flush(); err != nil {
-		return err
-	}
-	if err := w.end(); err != nil {
-		return err
-	}
-	if len(failed) > 0 {
-		return &codeError{ExitFailures, fmt.Sprintf("job %d: %d tasks failed, the first: %s", rec.Job, len(failed), render.Clean(failed[0]))}
-	}
-	if rec.State != wire.StateDone {
-		a.talk("job %d is %s: these are the predictions so far", rec.Job, stateWord(rec.State))
-	}
-	return nil
+	return reply.Record, nil
 }
 
-// inOrder passes results on in the order of their tasks. Results arrive nearly in
-// that order, so it holds few, unless a task was lost and is done much later.
-type inOrder struct {
-	next    int
-	waiting map[int]*wire.Result
-	emit    func(*wire.Result) error
+// columns are what the job has kept of what is asked for.
+func (p *resultPrinter) columns() (export.Columns, error) {
+	kept := p.rec.Doc.Outputs
+	switch {
+	case p.probs && kept == wire.OutputsProbs:
+		return export.Probabilities, nil
+	case p.probs && kept == wire.OutputsRaw:
+		return 0, fmt.Errorf("job %d keeps the model's raw outputs, and no probabilities: leave --probs out, or submit it with --outputs probs", p.job)
+	case p.probs:
+		return 0, fmt.Errorf("job %d keeps the best class of each image and its probability: for all of them submit it with --outputs probs", p.job)
+	case kept == wire.OutputsRaw:
+		return export.Output, nil
+	}
+	return export.Plain, nil
 }
 
-func (o *inOrder) add(r *wire.Result) error {
-	if o.waiting == nil {
-		o.waiting = make(map[int]*wire.Result)
+// write writes the table to where it belongs. A file is there whole or, but for
+// --follow, not at all.
+func (p *resultPrinter) write(columns export.Columns) error {
+	if p.out == "" {
+		return p.table(p.stdout, columns)
 	}
-	o.waiting[r.Task] = r
-	for {
-		r, ok := o.waiting[o.next]
-		if !ok {
-			return nil
-		}
-		delete(o.waiting, o.next)
-		o.next++
-		if err := o.emit(r); err != nil {
+	if p.follow {
+		f, err := os.Create(p.out)
+		if err != nil {
 			return err
 		}
+		return errors.Join(p.table(f, columns), f.Close())
 	}
+	f, err := os.CreateTemp(filepath.Dir(p.out), "."+filepath.Base(p.out)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // it has another name when all went well
+	if err := errors.Join(p.table(f, columns), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), p.out)
 }
 
-// flush passes on what waits behind tasks that have no result.
-func (o *inOrder) flush() error {
-	tasks := make([]int, 0, len(o.waiting))
-	for t := range o.waiting {
-		tasks = append(tasks, t)
+// table writes all rows.
+func (p *resultPrinter) table(out io.Writer, columns export.Columns) (err error) {
+	if p.asJSON {
+		p.w = export.NewJSON(out, columns, p.job)
+	} else if p.w, err = export.New(p.format, out, columns); err != nil {
+		return err
 	}
-	slices.Sort(tasks)
-	for _, t := range tasks {
-		if err := o.emit(o.waiting[t]); err != nil {
-			return err
+	rec, err := p.api.InOrder(p.ctx, p.job, p.follow, p.result)
+	if rec != nil {
+		p.rec = rec
+	}
+	if err != nil {
+		return errors.Join(err, p.w.Flush())
+	}
+	return p.w.Close()
+}
+
+// result writes the rows of a task.
+func (p *resultPrinter) result(r *wire.Result) error {
+	if r.Error != "" {
+		if p.failed++; p.failed == 1 {
+			p.failure = r.Error
 		}
-	}
-	return nil
-}
-
-// resultWriter prints predictions, as lines or as one document.
-type resultWriter struct {
-	out       *bufio.Writer
-	doc       bool
-	batchSize int
-	line      []byte
-	some      bool
-}
-
-func (w *resultWriter) begin(job uint64) error {
-	if !w.doc {
 		return nil
 	}
-	_, err := fmt.Fprintf(w.out, "{\"schema_version\":%d,\"job\":%d,\"results\":[\n", render.Schema, job)
-	return err
-}
-
-func (w *resultWriter) end() error {
-	if w.doc {
-		if w.some {
-			_ = w.out.WriteByte('\n') // Flush reports the first error
-		}
-		_, _ = w.out.WriteString("]}\n")
-	}
-	return w.out.Flush()
-}
-
-func (w *resultWriter) result(r *wire.Result) error {
 	for i := range r.Batches {
-		if err := w.batch(&r.Batches[i]); err != nil {
+		if err := p.batch(&r.Batches[i]); err != nil {
 			return err
 		}
+	}
+	if p.follow {
+		return p.w.Flush()
 	}
 	return nil
 }
 
-func (w *resultWriter) batch(b *wire.BatchResult) error {
-	for i := range b.Class {
-		p := w.line[:0]
-		if w.doc && w.some {
-			p = append(p, ",\n"...)
+func (p *resultPrinter) batch(b *wire.BatchResult) error {
+	each := 0
+	row := export.Row{Batch: b.Batch, Labeled: b.Labels != nil, Scored: len(b.Class) > 0, HasProb: b.Prob != nil}
+	if b.Output != nil && b.Images > 0 {
+		row.Shape, each = b.Output.Shape, len(b.Values)/b.Images
+	}
+	for i := range b.Images {
+		row.Index = int64(b.Batch-1)*int64(p.batchSize) + int64(i)
+		if row.Labeled {
+			row.Label = b.Labels[i]
 		}
-		p = append(p, `{"index":`...)
-		p = strconv.AppendInt(p, int64(b.Batch-1)*int64(w.batchSize)+int64(i), 10)
-		p = append(p, `,"batch":`...)
-		p = strconv.AppendInt(p, int64(b.Batch), 10)
-		p = append(p, `,"label":`...)
-		if b.Labeled {
-			p = strconv.AppendInt(p, int64(b.Labels[i]), 10)
-		} else {
-			p = append(p, "null"...)
+		if row.Scored {
+			row.Class = b.Class[i]
 		}
-		p = append(p, `,"prediction":`...)
-		p = strconv.AppendInt(p, int64(b.Class[i]), 10)
-		p = append(p, `,"probability":`...)
-		if b.Prob != nil {
-			p = appendFloat(p, b.Prob[i])
-		} else {
-			p = append(p, "null"...)
+		if row.HasProb {
+			row.Prob = b.Prob[i]
 		}
-		p = append(p, '}')
-		if !w.doc {
-			p = append(p, '\n')
-		}
-		w.line, w.some = p, true
-		if _, err := w.out.Write(p); err != nil {
+		row.Values = b.Values[i*each : (i+1)*each]
+		if err := p.w.Row(&row); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// appendFloat writes the shortest decimal that reads back as the same bits; JSON
-// has no word for what is not finite.
-func appendFloat(p []byte, f float32) []byte {
-	if math.IsNaN(float64(f)) || math.IsInf(float64(f), 0) {
-		return append(p, "null"...)
-	}
-	return strconv.AppendFloat(p, float64(f), 'g', -1, 32)
 }

@@ -257,18 +257,6 @@ func (c *Client) Wait(ctx context.Context, job uint64, fn func(*wire.JobStats)) 
 	}
 }
 
-// Results calls fn for every stored result of a job, in the order of completion.
-// A result that can't be read comes as one with an error.
-func (c *Client) Results(ctx context.Context, job uint64, fn func(*wire.Result) error) error {
-	return c.b.ReadResults(ctx, job, func(subject string, p []byte) (bool, error) {
-		job, task, ok := broker.TaskOfResult(subject)
-		if !ok {
-			return true, nil
-		}
-		return true, fn(wire.ReceiveResult(job, task, p))
-	})
-}
-
 // Progress calls fn with a training job's progress until ctx ends.
 func (c *Client) Progress(ctx context.Context, job uint64, fn func(*wire.Progress)) error {
 	sub, err := c.b.NC.SubscribeSync(broker.SubjectProgress(job))

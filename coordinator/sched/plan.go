@@ -18,6 +18,8 @@ const (
 	// whatever its time: an image takes up to 12 bytes there.
 	maxTaskSize   = 512
 	maxTaskImages = 64_000
+	// maxOutputTask is the most batches of a task that keeps outputs.
+	maxOutputTask = 16
 	// MaxBatchImages is the most images of a batch whose size a job chooses.
 	MaxBatchImages = maxTaskImages
 )
@@ -43,6 +45,9 @@ func (e Experience) Of(images int) Experience {
 // a round, and so many that the plan has no more than [wire.MaxTasks] tasks.
 func Size(rec *wire.JobRecord, known Experience, slots int) {
 	rec.TaskSize = min(TaskSize(rec.Batches(), known, slots), rec.RoundBatches())
+	if rec.Doc.Outputs == wire.OutputsProbs || rec.Doc.Outputs == wire.OutputsRaw {
+		rec.TaskSize = min(rec.TaskSize, maxOutputTask)
+	}
 	for rec.Tasks() > wire.MaxTasks && rec.TaskSize < rec.RoundBatches() {
 		rec.TaskSize++
 	}
@@ -72,6 +77,9 @@ func Task(rec *wire.JobRecord, n int) *wire.Task {
 		return t
 	}
 	t.From, t.To = rec.Span(n)
+	if rec.Doc.Outputs != wire.OutputsTop1 {
+		t.Outputs = rec.Doc.Outputs
+	}
 	t.BatchSize = rec.BatchSize
 	return t
 }
