@@ -59,7 +59,7 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize i
 		return r, &wire.Error{Code: wire.CodeBadRange, Field: "rounds",
 			Message: fmt.Sprintf("rounds is %d, too many of so many batches; allowed: 1 to %d", doc.Rounds, most)}
 	}
-	return r, nil
+	return r, c.fits(ctx, doc, r)
 }
 
 func dataHint(doc wire.JobDoc) string {

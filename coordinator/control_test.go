@@ -383,3 +383,26 @@ func TestDeadlineUnderAnotherLeader(t *testing.T) {
 		t.Fatalf("%s after %v: %s", s.State, time.Since(began), s.Reason)
 	}
 }
+
+// A job keeps the model that it was admitted with, whatever is stored meanwhile, also
+// when it is paused; the next one has the new model.
+func TestJobsKeepTheirModel(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	job := r.submitDoc("")
+	_, before := r.pull(job)
+	objects, index, err := r.b.Files(r.ctx)
+	r.must(err)
+	v, err := objectstore.Open(objects, index).Put(r.ctx, "models/net", strings.NewReader("a better model"))
+	r.must(err)
+	_, err = r.c.Pause(r.ctx, job)
+	r.must(err)
+	_, err = r.c.Resume(r.ctx, job)
+	r.must(err)
+	r.state(job, wire.StateRunning)
+	_, after := r.pull(job)
+	_, next := r.pull(r.submitDoc(""))
+	if after.ModelDigest != before.ModelDigest || after.ModelDigest == v.Digest || next.ModelDigest != v.Digest {
+		t.Errorf("before %.8s, after %.8s, next job %.8s, new model %.8s", before.ModelDigest, after.ModelDigest, next.ModelDigest, v.Digest)
+	}
+}

@@ -159,6 +159,7 @@ type coordinator struct {
 	roll    *roll
 	ledger  *ledger
 	standby *standby
+	cards   cards
 	shapes  shapes
 	leading atomic.Bool
 	changed chan struct{}

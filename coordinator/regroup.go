@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// maxSetFile is the largest description of a data set, in bytes, that is read.
-	maxSetFile = 256 << 20
+	// manifestHead is how much of a data set's description says what its images are:
+	// the long parts, names of classes and batches, come behind.
+	manifestHead = 4 << 10
 	// maxShapes bounds the sets whose shapes are remembered.
 	maxShapes = 100
 )
@@ -89,18 +90,12 @@ func (c *coordinator) shapeOf(ctx context.Context, data objectstore.Version) (se
 	if ok {
 		return shape, nil
 	}
-	if data.Size <= maxSetFile {
-		var p bytes.Buffer
-		_, err := c.files.ReadObject(ctx, data.Digest, &p)
-		if errors.Is(err, objectstore.ErrCorrupt) || errors.Is(err, objectstore.ErrNotFound) {
-			return shape, &wire.Error{Code: wire.CodeUnknownData, Field: "data", Message: fmt.Sprintf("data set can't be read (%v); allowed: one that is whole", err)}
-		}
-		if err != nil {
-			return shape, fmt.Errorf("read data set: %w", err)
-		}
-		if json.Unmarshal(p.Bytes(), &shape) != nil {
-			shape = setShape{} // it isn't one
-		}
+	shape, err := c.readShape(ctx, data.Digest)
+	if errors.Is(err, objectstore.ErrCorrupt) || errors.Is(err, objectstore.ErrNotFound) {
+		return shape, &wire.Error{Code: wire.CodeUnknownData, Field: "data", Message: fmt.Sprintf("data set can't be read (%v); allowed: one that is whole", err)}
+	}
+	if err != nil {
+		return shape, fmt.Errorf("read data set: %w", err)
 	}
 	c.shapes.mu.Lock()
 	defer c.shapes.mu.Unlock()
@@ -109,4 +104,54 @@ func (c *coordinator) shapeOf(ctx context.Context, data objectstore.Version) (se
 	}
 	c.shapes.known[data.Digest] = shape
 	return shape, nil
+}
+
+// readShape reads the shape of a data set from the beginning of its description, or
+// from all of it when somebody wrote it in another order.
+func (c *coordinator) readShape(ctx context.Context, digest string) (setShape, error) {
+	head, err := c.files.ReadHead(ctx, digest, manifestHead)
+	if err != nil {
+		return setShape{}, err
+	}
+	shape, whole := shapeIn(head)
+	if !whole && len(head) == manifestHead {
+		if head, err = c.files.ReadHead(ctx, digest, objectstore.MaxManifest); err != nil {
+			return setShape{}, err
+		}
+		shape, whole = shapeIn(head)
+	}
+	if !whole {
+		return setShape{}, nil // it isn't one
+	}
+	return shape, nil
+}
+
+// shapeIn reads a shape from the beginning of a description; false when it isn't all
+// there.
+func shapeIn(head []byte) (s setShape, whole bool) {
+	d := json.NewDecoder(bytes.NewReader(head))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return s, false
+	}
+	for s.Images == 0 || s.BatchSize == 0 || s.Shape == nil || s.DType == "" {
+		name, err := d.Token()
+		if err != nil {
+			return s, false
+		}
+		var to any = new(json.RawMessage)
+		switch name {
+		case "images":
+			to = &s.Images
+		case "batch_size":
+			to = &s.BatchSize
+		case "shape":
+			to = &s.Shape
+		case "dtype":
+			to = &s.DType
+		}
+		if d.Decode(to) != nil {
+			return s, false
+		}
+	}
+	return s, true
 }

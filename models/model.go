@@ -14,8 +14,9 @@ import (
 
 // Options bounds what a model may cost. The zero value means the defaults.
 type Options struct {
-	MaxModelBytes int64 // size of the ONNX file; default 512 MiB
-	MaxMemory     int64 // decoded weights, and apart from them the buffers of each session; default 1 GiB
+	MaxModelBytes int64       // size of the ONNX file; default 512 MiB
+	MaxMemory     int64       // decoded weights, and apart from them the buffers of each session; default 1 GiB
+	Preprocess    *Preprocess // what becomes of bytes; nil for x/255
 	// AnyOutput accepts a model whose output is no scores of classes. Its raw outputs can be computed, predictions fail with
 	// ErrNotClassifier.
 	AnyOutput bool
@@ -63,11 +64,12 @@ type Model struct {
 	program *engine.Program
 	info    Info
 	input   onnx.Value
-	image   []int // shape of one image; -1 for an open dimension; nil when the model declares no shape
-	fixed   int   // the batch size the model is built for; 0 for any
-	output  int   // index of the output with the classes
-	group   int   // images computed at a time
-	memory  int64 // Options.MaxMemory
+	image   []int          // shape of one image; -1 for an open dimension; nil when the model declares no shape
+	fixed   int            // the batch size the model is built for; 0 for any
+	output  int            // index of the output with the classes
+	group   int            // images computed at a time
+	memory  int64          // Options.MaxMemory
+	tables  [][256]float32 // what becomes of a byte, for all channels or for each; nil for x/255
 }
 
 // Load reads a serialized ONNX model, checks that everything in it is supported, and prepares it for running. It returns ErrMalformed,
@@ -90,6 +92,14 @@ func Load(onnxBytes []byte, o Options) (*Model, error) {
 	m := &Model{program: p, memory: o.MaxMemory}
 	if err := m.chooseInput(); err != nil {
 		return nil, err
+	}
+	if o.Preprocess != nil {
+		if !m.input.DType.IsFloat() {
+			return nil, fmt.Errorf("%w: preprocessing gives floating-point numbers, the model takes %s", ErrInput, m.input)
+		}
+		if m.tables, err = o.Preprocess.tables(); err != nil {
+			return nil, err
+		}
 	}
 	m.chooseOutput(g)
 	m.info.Ops, m.info.Opset, m.info.Parameters = p.Ops(), p.Opset(), p.Parameters()
@@ -259,6 +269,21 @@ func (m *Model) Info() Info {
 	return i
 }
 
+// Image is the shape of one image as the model declares it, -1 for an open dimension; nil when it declares none.
+func (m *Model) Image() []int { return slices.Clone(m.image) }
+
+// Takes lists the element types of images that the model can be fed with, of "U8" and "F32".
+func (m *Model) Takes() []string {
+	var out []string
+	if m.input.DType != onnx.Int8 {
+		out = append(out, dataset.U8)
+	}
+	if m.input.DType.IsFloat() {
+		out = append(out, dataset.F32)
+	}
+	return out
+}
+
 // Check says whether images of a shape (one image, as [1,28,28]) and type ("U8" or "F32") can be fed: the error, an ErrInput, names both
 // what the model expects and what was given. Bytes are scaled to 0..1 for models that take floating-point numbers.
 func (m *Model) Check(shape []int, dtype string) error {
@@ -269,6 +294,9 @@ func (m *Model) Check(shape []int, dtype string) error {
 // fit returns the shape in which the model takes such images.
 func (m *Model) fit(shape []int, dtype string) ([]int, error) {
 	given := dtype + dimString(shape)
+	if n := len(m.tables); n > 1 && dtype == dataset.U8 && (len(shape) < 2 || shape[0] != n) {
+		return nil, fmt.Errorf("%w: the preprocessing is for %d channels, given are %s", ErrInput, n, given)
+	}
 	switch {
 	case dtype != dataset.U8 && dtype != dataset.F32:
 		return nil, fmt.Errorf("%w: elements are %q, expected U8 or F32", ErrInput, dtype)

@@ -181,6 +181,10 @@ func (s *Session) fill(b *dataset.Batch, size, from, to int) {
 	}
 	t.F = t.F[:size]
 	clear(t.F[(to-from)*per:])
+	if b.DType == dataset.U8 && s.m.tables != nil {
+		s.m.scaled(t.F, b.X[from*per:to*per], per)
+		return
+	}
 	if b.DType == dataset.U8 {
 		s.pixels.Bytes(t.F, b.X[from*per:to*per])
 		return

@@ -97,3 +97,16 @@ func (s *Store) checkPart(ctx context.Context, p Object) error {
 	}
 	return nil
 }
+
+// HasObject reports whether an object is stored with that size. Its bytes aren't
+// read.
+func (s *Store) HasObject(ctx context.Context, o Object) (bool, error) {
+	if err := checkDigest(o.Digest); err != nil {
+		return false, err
+	}
+	err := s.checkPart(ctx, o)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrBadBundle) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -3,6 +3,7 @@ package objectstore
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -172,6 +173,33 @@ func (s *Store) Get(ctx context.Context, ref string, w io.Writer) (Version, erro
 // and what they mean for w are those of [Store.Get].
 func (s *Store) ReadObject(ctx context.Context, digest string, w io.Writer) (int64, error) {
 	return s.copyObject(ctx, digest, MaxObject, w)
+}
+
+// ReadHead returns an object's first bytes, at most n. They are not checked against
+// the digest, which takes all of them. Its errors are those of [Store.Get].
+func (s *Store) ReadHead(ctx context.Context, digest string, n int) ([]byte, error) {
+	h := &head{most: n}
+	_, err := s.copyObject(ctx, digest, MaxObject, h)
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	return h.data, nil
+}
+
+// head keeps the first bytes that are written to it and then has enough.
+type head struct {
+	data []byte
+	most int
+}
+
+var errEnough = errors.New("read enough")
+
+func (h *head) Write(p []byte) (int, error) {
+	n := min(len(p), h.most-len(h.data))
+	if h.data = append(h.data, p[:n]...); len(h.data) >= h.most {
+		return n, errEnough
+	}
+	return n, nil
 }
 
 // Resolve finds the version that ref names. It returns [ErrBadName] or [ErrNotFound].

@@ -107,7 +107,7 @@ func (c *computer) do(o order) (a *answer) {
 func (c *computer) carryOut(o order) (*wire.BatchResult, error) {
 	if o.Model != nil {
 		c.session = nil
-		m, err := models.Load(o.Model, models.Options{MaxMemory: o.Memory, AnyOutput: true})
+		m, err := LoadModel(o.Model, models.Options{MaxMemory: o.Memory, AnyOutput: true})
 		if err != nil {
 			return nil, fmt.Errorf("load model: %w", err)
 		}

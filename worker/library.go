@@ -73,7 +73,7 @@ func (l *library) model(ctx context.Context, digest string) (*models.Model, erro
 		within, cancel := context.WithTimeout(ctx, l.limit)
 		defer cancel()
 		m, err := bounded(within, func() (*models.Model, error) {
-			return models.Load(p, models.Options{MaxMemory: l.taskMemory, AnyOutput: true})
+			return LoadModel(p, models.Options{MaxMemory: l.taskMemory, AnyOutput: true})
 		})
 		switch {
 		case errors.Is(err, errLeftBehind) && ctx.Err() == nil:

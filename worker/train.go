@@ -55,6 +55,9 @@ func (w *worker) train(ctx context.Context, t *wire.Task) (*wire.Trained, error)
 	if err != nil {
 		return nil, asFault(ctx, err)
 	}
+	if result.ONNX, err = TrainedCard(result.ONNX, set); err != nil {
+		return nil, fault{err}
+	}
 	var v objectstore.Version
 	err = w.persist(ctx, t, "trained model", func() (err error) {
 		if trained.HeldOut, err = w.measure(ctx, result.ONNX, set.Name); err != nil {

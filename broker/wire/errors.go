@@ -6,6 +6,7 @@ const (
 	CodeUnknownModel = "unknown_model"
 	CodeUnknownData  = "unknown_data"
 	CodeBadRange     = "bad_range"
+	CodeBadData      = "bad_data" // the data set's images don't fit the model
 	CodeNoSuchJob    = "no_such_job"
 	CodeJobEnded     = "job_ended"
 	CodeJobRuns      = "job_runs"

@@ -30,36 +30,37 @@ const (
 // module it may import, "..." included. The most specific entry counts. Packages
 // of one room's subtree that share its entry may import each other.
 var mayImport = map[string][]string{
-	".":                   {"coordinator/cli"},
-	"broker":              {"broker/wire"},
-	"broker/wire":         {},
-	"broker/embedded":     {},
-	"broker/brokertest":   {"broker", "broker/embedded"},
-	"objectstore":         {},
-	"models":              {"models/dataset", "models/engine", "models/internal/kernel", "models/onnx"},
-	"models/_gen":         {},
-	"models/arch":         {"models/onnx/encode"},
-	"models/dataset":      {},
-	"models/engine":       {"models/internal/kernel", "models/internal/ops", "models/onnx"},
-	"models/internal":     {},
-	"models/internal/ops": {"models/internal/kernel", "models/onnx"},
-	"models/onnx":         {},
-	"models/suite":        {"models/engine", "models/onnx"},
-	"models/train":        {"models/dataset", "models/internal/kernel", "models/onnx/encode"},
-	"models/zoo":          {},
-	"models/zoo/_gen":     {"models/dataset", "models/train"},
-	"worker":              {"broker", "broker/wire", "objectstore", "models/..."},
-	"coordinator":         {"coordinator/archive", "coordinator/sched", "coordinator/lease", "broker", "broker/wire", "objectstore"},
-	"coordinator/archive": {"broker/wire", "objectstore"},
-	"coordinator/sched":   {"broker/wire"},
-	"coordinator/lease":   {},
-	"coordinator/client":  {"coordinator/archive", "broker", "broker/wire", "objectstore"},
-	"coordinator/cluster": {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
-	"coordinator/cli":     {"..."},
-	"bench":               {"bench/chaos", "bench/powercut", "broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
-	"bench/chaos":         {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
-	"bench/powercut":      {},
-	"bench/peers":         {"bench", "models/..."},
+	".":                     {"coordinator/cli"},
+	"broker":                {"broker/wire"},
+	"broker/wire":           {},
+	"broker/embedded":       {},
+	"broker/brokertest":     {"broker", "broker/embedded"},
+	"objectstore":           {},
+	"models":                {"models/dataset", "models/engine", "models/internal/kernel", "models/onnx"},
+	"models/_gen":           {},
+	"models/arch":           {"models/onnx/encode"},
+	"models/dataset":        {},
+	"models/dataset/source": {"models/dataset"},
+	"models/engine":         {"models/internal/kernel", "models/internal/ops", "models/onnx"},
+	"models/internal":       {},
+	"models/internal/ops":   {"models/internal/kernel", "models/onnx"},
+	"models/onnx":           {},
+	"models/suite":          {"models/engine", "models/onnx"},
+	"models/train":          {"models/dataset", "models/internal/kernel", "models/onnx/encode"},
+	"models/zoo":            {},
+	"models/zoo/_gen":       {"models/dataset", "models/train"},
+	"worker":                {"broker", "broker/wire", "objectstore", "models/..."},
+	"coordinator":           {"coordinator/archive", "coordinator/sched", "coordinator/lease", "broker", "broker/wire", "objectstore"},
+	"coordinator/archive":   {"broker/wire", "objectstore"},
+	"coordinator/sched":     {"broker/wire"},
+	"coordinator/lease":     {},
+	"coordinator/client":    {"coordinator/archive", "broker", "broker/wire", "objectstore"},
+	"coordinator/cluster":   {"coordinator", "coordinator/client", "worker", "broker", "broker/wire", "broker/embedded", "objectstore", "models/..."},
+	"coordinator/cli":       {"..."},
+	"bench":                 {"bench/chaos", "bench/powercut", "broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench/chaos":           {"broker", "broker/wire", "broker/embedded", "objectstore", "coordinator", "coordinator/sched", "coordinator/lease", "coordinator/client", "coordinator/cluster", "worker", "models/..."},
+	"bench/powercut":        {},
+	"bench/peers":           {"bench", "models/..."},
 
 	// The simulator runs the roles over a cluster of its own.
 	"coordinator/cluster/sim": {"broker", "broker/wire", "coordinator", "coordinator/cluster", "coordinator/sched", "worker"},
@@ -71,7 +72,7 @@ var forTests = []string{"broker/brokertest", "coordinator/cluster/sim", "models/
 // Tests may also use these, for a real server.
 var testsMayImport = []string{"bench", "coordinator/cli", "broker", "broker/brokertest", "broker/wire", "broker/embedded", "coordinator/client", "objectstore", "models/..."}
 
-type source struct {
+type goFile struct {
 	path string // from the root, with slashes
 	file *ast.File
 	fset *token.FileSet
@@ -80,9 +81,9 @@ type source struct {
 
 // sources parses the Go files of the module, of generators (_gen) and of the
 // modules inside of it.
-func sources(t *testing.T) []source {
+func sources(t *testing.T) []goFile {
 	t.Helper()
-	var list []source
+	var list []goFile
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -106,7 +107,7 @@ func sources(t *testing.T) []source {
 			return err
 		}
 		rel, err := filepath.Rel(root, p)
-		list = append(list, source{path: filepath.ToSlash(rel), file: file, fset: fset, test: strings.HasSuffix(name, "_test.go")})
+		list = append(list, goFile{path: filepath.ToSlash(rel), file: file, fset: fset, test: strings.HasSuffix(name, "_test.go")})
 		return err
 	})
 	if err != nil {
@@ -222,9 +223,9 @@ func TestNamesStandInTopologyOnly(t *testing.T) {
 }
 
 // topologyNames collects the names that the topology gives, as one expression.
-func topologyNames(t *testing.T, files []source) *regexp.Regexp {
+func topologyNames(t *testing.T, files []goFile) *regexp.Regexp {
 	t.Helper()
-	at := slices.IndexFunc(files, func(s source) bool { return s.path == topology })
+	at := slices.IndexFunc(files, func(s goFile) bool { return s.path == topology })
 	if at < 0 {
 		t.Fatalf("%s is missing", topology)
 	}

@@ -26,43 +26,6 @@ func (a *app) modelCommand() *cobra.Command {
 // maxModelFile bounds the memory that reading a model file takes.
 const maxModelFile = 2 << 30
 
-func (a *app) modelAdd() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use: "add NAME FILE", Short: "store an ONNX model as a new version of NAME", Args: nargs(2),
-		Long: `Stores an ONNX model, after checking that a worker can run it: queries name it
-as NAME, or NAME@N for the N-th version.
-
-Weights that the exporter put into files beside the model are stored with it; these
-files must be in the model's folder or below it.`,
-		Example: "  idunno model add digits digits.onnx\n  idunno submit digits 1-50",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if !wire.ValidRef(args[0]) || strings.Contains(args[0], "@") {
-				return usage(cmd, "name %q: lower-case letters, digits and . _ - are allowed, at most 64", args[0])
-			}
-			bytes, err := readModel(args[1])
-			if err != nil {
-				return err
-			}
-			model, err := models.Load(bytes, models.Options{})
-			if err != nil {
-				return fmt.Errorf("%s can't run here: %w", args[1], err)
-			}
-			return a.withStore(cmd, func(ctx context.Context, store *objectstore.Store) error {
-				v, err := cluster.StoreModel(ctx, store, args[0], bytes)
-				if err != nil {
-					return err
-				}
-				info := model.Info()
-				a.talk("%s: %s parameters, %s FLOP an image, output %s", args[0], render.Count(info.Parameters), render.Count(info.FLOPsPerImage), info.Output)
-				return a.printVersion(wire.ModelFolder+args[0], v, asJSON)
-			})
-		},
-	}
-	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
 // readModel reads a model file, with the weights that it keeps in files beside it.
 func readModel(file string) ([]byte, error) {
 	f, err := os.Open(file)
@@ -106,14 +69,19 @@ func (a *app) modelLs() *cobra.Command {
 					Name     string              `json:"name"`
 					Newest   objectstore.Version `json:"newest"`
 					Versions int                 `json:"versions"`
+					Card     *wire.Card          `json:"card,omitempty"`
 				}
 				rows := []row{}
 				var cells [][]string
 				for _, f := range files {
 					name := strings.TrimPrefix(f.Name, wire.ModelFolder)
-					rows = append(rows, row{name, f.Newest, f.Versions})
+					card, err := cluster.Card(ctx, store, f.Newest.Digest)
+					if err != nil {
+						a.talk("%s: its card can't be read: %v", render.Clean(name), err)
+					}
+					rows = append(rows, row{name, f.Newest, f.Versions, card})
 					cells = append(cells, []string{name, strconv.Itoa(f.Newest.Version), strconv.Itoa(f.Versions),
-						render.Bytes(f.Newest.Size), render.Time(f.Newest.Created), f.Newest.Digest[:12]})
+						render.Bytes(f.Newest.Size), cardInput(card), render.Time(f.Newest.Created), f.Newest.Digest[:12]})
 				}
 				if asJSON {
 					return render.JSON(a.stdout, struct {
@@ -126,7 +94,7 @@ func (a *app) modelLs() *cobra.Command {
 					return nil
 				}
 				render.Table(a.stdout, []render.Column{render.L("MODEL"), render.R("NEWEST"), render.R("KEPT"), render.R("SIZE"),
-					render.L("STORED"), render.L("SHA256")}, cells)
+					render.L("INPUT"), render.L("STORED"), render.L("SHA256")}, cells)
 				return nil
 			})
 		},

@@ -23,6 +23,7 @@ type shown struct {
 	models.Info
 	One   *models.Plan `json:"one,omitempty"`   // a batch of one image
 	Batch *models.Plan `json:"batch,omitempty"` // the batch that was asked for
+	Card  *wire.Card   `json:"card,omitempty"`
 }
 
 func (a *app) modelShow() *cobra.Command {
@@ -50,6 +51,9 @@ reason.`,
 				return fmt.Errorf("%s can't run here: %w", args[0], err)
 			}
 			d := shown{Schema: render.Schema, Model: args[0], Info: m.Info()}
+			if d.Card, err = wire.ReadCard(onnx); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
 			if d.One, err = m.Plan(1); err == nil {
 				d.Batch, err = m.Plan(batch)
 			}
@@ -109,7 +113,7 @@ func (a *app) printModel(d *shown) {
 		}
 		rows = append(rows, []string{fmt.Sprintf("memory, %d images", d.Batch.Images), memory})
 	}
-	render.Table(a.stdout, []render.Column{render.L("MODEL"), render.L(render.Clean(d.Model))}, rows)
+	render.Table(a.stdout, []render.Column{render.L("MODEL"), render.L(render.Clean(d.Model))}, append(rows, cardRows(d.Card)...))
 }
 
 // values prints inputs or outputs as "input float[?,784]".

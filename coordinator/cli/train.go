@@ -18,6 +18,7 @@ import (
 	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
 	"idunno/models/train"
+	"idunno/worker"
 )
 
 // trainFlags are the options of a training run.
@@ -149,6 +150,9 @@ func (a *app) trainHere(ctx context.Context, arch string, f trainFlags) error {
 	}
 	bar.SetShare(1, "done")
 	p.Close()
+	if r.ONNX, err = worker.TrainedCard(r.ONNX, set); err != nil {
+		return err
+	}
 	if err := os.WriteFile(f.out, r.ONNX, 0o644); err != nil {
 		return err
 	}

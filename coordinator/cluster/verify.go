@@ -12,6 +12,7 @@ import (
 	"idunno/coordinator/client"
 	"idunno/models"
 	"idunno/models/dataset"
+	"idunno/worker"
 )
 
 // Outcome is what the results stream holds of a job.
@@ -70,7 +71,7 @@ func (o *Outcome) Differing(alone map[int]*models.Prediction) int {
 // without a cluster, on so many threads. Progress may be nil; it is called from
 // several goroutines.
 func RunAlone(ctx context.Context, onnx []byte, set *dataset.Set, size, from, to, threads int, progress func()) (map[int]*models.Prediction, error) {
-	model, err := models.Load(onnx, models.Options{})
+	model, err := worker.LoadModel(onnx, models.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -92,6 +92,18 @@ func (s *Set) Batch(i, size int) (*Batch, error) {
 	return s.slice(from, to).batch(), nil
 }
 
+// Range is the batch of the images from..to-1, counted from 0. It shares the set's
+// memory. The error wraps ErrRange or ErrFormat.
+func (s *Set) Range(from, to int) (*Batch, error) {
+	if err := s.checkSizes(); err != nil {
+		return nil, err
+	}
+	if from < 0 || to <= from || to > s.Len() {
+		return nil, fmt.Errorf("images %d to %d of %s, which has %d: %w", from+1, to, s.Name, s.Len(), ErrRange)
+	}
+	return s.slice(from, to).batch(), nil
+}
+
 // slice is the part of s with images from..to-1; it shares the set's memory.
 func (s *Set) slice(from, to int) *Set {
 	n, part := s.imageBytes(), *s
