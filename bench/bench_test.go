@@ -195,3 +195,32 @@ func TestFailover(t *testing.T) {
 		t.Errorf("an unknown kind: %v", err)
 	}
 }
+
+func TestFairness(t *testing.T) {
+	onnx, set := inputs(t)
+	onnx["cnn"] = zoo.CNN()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	d, err := bench.Fairness(ctx, bench.FairnessConfig{Program: program, Models: onnx, Set: set,
+		Window: 200 * time.Millisecond, Span: 500 * time.Millisecond, Joins: 1, Kills: 1, Pairs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(d.Results, func(r bench.Result) string { return r.Name }), []string{"rate_gap_percent", "rate_gap_percent/jobs3",
+		"rate_gap_percent/jobs5", "rate_gap_percent/weighted", "second_job_first_task", "refair_after_join", "refair_after_kill"}; !slices.Equal(got, want) {
+		t.Errorf("results %v, want %v", got, want)
+	}
+	if len(d.Ratios) != 1 || d.Ratios[0].Name != "jobs5_to_job1_throughput" || d.Ratios[0].Value <= 0 {
+		t.Errorf("ratios %+v", d.Ratios)
+	}
+	if !d.OK || d.Counts != (bench.Counts{Faults: 1}) {
+		t.Errorf("counts %+v", d.Counts)
+	}
+	if _, err := bench.Fairness(ctx, bench.FairnessConfig{Program: program, Models: onnx, Set: set, Workers: 1}); !errors.Is(err, bench.ErrConfig) {
+		t.Errorf("one worker: %v", err)
+	}
+}

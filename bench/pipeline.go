@@ -84,7 +84,7 @@ func Pipeline(ctx context.Context, c PipelineConfig) (*Document, error) {
 	if _, err := cluster.Seed(ctx, files, nil); err != nil {
 		return nil, err
 	}
-	if err := repeatSet(ctx, files); err != nil {
+	if err := repeatSet(ctx, files, pipelineSet, pipelineRepeats); err != nil {
 		return nil, err
 	}
 	d := newDocument("pipeline")
@@ -115,8 +115,8 @@ type pipeline struct {
 	d   *Document
 }
 
-// repeatSet stores pipelineSet, which refers to the batches of mnist.
-func repeatSet(ctx context.Context, files *objectstore.Store) error {
+// repeatSet stores a data set that refers to the batches of mnist again and again.
+func repeatSet(ctx context.Context, files *objectstore.Store, name string, repeats int) error {
 	v, err := files.Resolve(ctx, wire.DataFolder+wire.DefaultData)
 	if err != nil {
 		return err
@@ -125,8 +125,8 @@ func repeatSet(ctx context.Context, files *objectstore.Store) error {
 	if err != nil {
 		return err
 	}
-	m.Name, m.Batches, m.Images = pipelineSet, m.Batches*pipelineRepeats, m.Images*pipelineRepeats
-	m.Objects = slices.Repeat(m.Objects, pipelineRepeats)
+	m.Name, m.Batches, m.Images = name, m.Batches*repeats, m.Images*repeats
+	m.Objects = slices.Repeat(m.Objects, repeats)
 	_, err = files.PutBundle(ctx, wire.DataFolder+m.Name, m.Marshal())
 	return err
 }

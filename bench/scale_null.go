@@ -177,7 +177,7 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 				continue
 			}
 			seen[b.Batch]++
-			if !same(b, alone) {
+			if !agrees(b, alone) {
 				c.Differing++
 			}
 		}
@@ -189,8 +189,8 @@ func (s *scale) check(ctx context.Context, job nullJob) error {
 	return err
 }
 
-// same compares a result with a prediction, bit for bit.
-func same(b *wire.BatchResult, p *models.Prediction) bool {
+// agrees compares a result with a prediction, bit for bit.
+func agrees(b *wire.BatchResult, p *models.Prediction) bool {
 	o := cluster.Outcome{Batches: map[int]*wire.BatchResult{1: b}}
 	return o.Differing(map[int]*models.Prediction{1: p}) == 0 && b.Correct == p.Correct && b.LossSum == p.LossSum
 }

@@ -89,8 +89,9 @@ type Core interface {
 	// name, another one after each loss of the server's memory: what is said about
 	// a delivery from before then reaches nobody. CloseQueue drops what is left of
 	// the tasks for good, SuspendQueue until the queue is opened again: the tries of
-	// tasks stay. QueueDepth counts the tasks, those in flight included.
-	OpenQueue(ctx context.Context, job uint64) (queue string, err error)
+	// tasks stay. QueueDepth counts the tasks, those in flight included. At most
+	// inFlight tasks are given out at a time, with 0 as many as are asked for.
+	OpenQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error)
 	SuspendQueue(ctx context.Context, job uint64) error
 	CloseQueue(ctx context.Context, job uint64) error
 	QueueDepth(ctx context.Context, job uint64) (int, error)

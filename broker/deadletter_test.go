@@ -13,7 +13,7 @@ import (
 
 func TestTriesAreKeptUntilTheJobEnds(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
-	if _, err := b.OpenQueue(ctx, 3); err != nil {
+	if _, err := b.OpenQueue(ctx, 3, 0); err != nil {
 		t.Fatal(err)
 	}
 	crash := &wire.Attempt{Schema: wire.Schema, Cause: wire.CauseCrash, Node: "a", Incarnation: 7, Time: time.Now()}

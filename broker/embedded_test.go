@@ -69,7 +69,7 @@ func TestAcknowledgementOfAnotherLife(t *testing.T) {
 		if err := b.Ensure(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if name, err = b.OpenQueue(ctx, 1); err != nil {
+		if name, err = b.OpenQueue(ctx, 1, 0); err != nil {
 			t.Fatal(err)
 		}
 		for task := range 2 {
@@ -118,7 +118,7 @@ func TestAcknowledgementOfAnotherLife(t *testing.T) {
 // A task that one connection took is acknowledged, handed back and kept by another.
 func TestAdoptedTask(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
-	name, err := b.OpenQueue(ctx, 1)
+	name, err := b.OpenQueue(ctx, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func fillStore(t *testing.T, b *broker.Broker) {
 	if _, err := state.PutString(ctx, broker.KeyJob(1), "record"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.OpenQueue(ctx, 1); err != nil {
+	if _, err := b.OpenQueue(ctx, 1, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := publish(t, b, 1, 1); err != nil {

@@ -191,13 +191,14 @@ func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
 
 // OpenQueue makes sure that a job's tasks can be pulled: explicit
 // acknowledgement, redelivery after [AckWait] without a sign of life, for ever.
-// The name it returns is that of the queue in this life of the server's memory.
+// The name it returns is that of the queue in this life of the server's memory. At
+// most inFlight tasks are given out at a time; 0 means no limit of the job's own.
 //
 // The queue has as many copies as the stream of tasks: the server allows no other
 // number for a work queue. One copy of both would cost less a task, but with its
 // server every running job would lose its queue; three in memory cost a round trip
 // between servers, and go on after an election.
-func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err error) {
+func (b *Broker) OpenQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error) {
 	if err := b.ensureStream(ctx, tasksConfig()); err != nil {
 		return "", err
 	}
@@ -206,9 +207,12 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64) (queue string, err e
 		return "", fmt.Errorf("open task queue: %w", err)
 	}
 	queue = consumerOf(job, stream.CachedInfo().Created)
+	if inFlight < 1 || inFlight > maxInFlight {
+		inFlight = maxInFlight
+	}
 	consumer, err := b.JS.CreateOrUpdateConsumer(ctx, streamTasks, jetstream.ConsumerConfig{
 		Durable: queue, FilterSubject: tasksOf(job), AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxInFlight, MemoryStorage: true,
+		AckWait: AckWait, MaxDeliver: -1, MaxAckPending: inFlight, MemoryStorage: true,
 	})
 	if err != nil {
 		return "", fmt.Errorf("open queue of job %d: %w", job, err)

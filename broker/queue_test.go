@@ -37,7 +37,7 @@ func publish(t *testing.T, b *broker.Broker, job uint64, task int) error {
 
 func pull(t *testing.T, ctx context.Context, b *broker.Broker, job uint64) jetstream.Msg {
 	t.Helper()
-	name, err := b.OpenQueue(ctx, job)
+	name, err := b.OpenQueue(ctx, job, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestFirstResultWins(t *testing.T) {
 
 func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
-	if _, err := b.OpenQueue(ctx, 7); err != nil {
+	if _, err := b.OpenQueue(ctx, 7, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := publish(t, b, 7, 1); err != nil {
@@ -112,7 +112,7 @@ func TestTaskQueuedOnceAndRedelivered(t *testing.T) {
 func TestCloseQueueDropsOnlyItsJob(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
 	for _, job := range []uint64{1, 12} {
-		if _, err := b.OpenQueue(ctx, job); err != nil {
+		if _, err := b.OpenQueue(ctx, job, 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := publish(t, b, job, 1); err != nil {
@@ -139,7 +139,7 @@ func TestCloseQueueDropsOnlyItsJob(t *testing.T) {
 // A suspended queue gives out nothing, knows what was tried, and can be opened again.
 func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 	b, ctx := brokertest.New(t), testContext(t)
-	queue, err := b.OpenQueue(ctx, 1)
+	queue, err := b.OpenQueue(ctx, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 	if depth, err := b.QueueDepth(ctx, 1); err != nil || depth != 0 {
 		t.Fatalf("%d tasks left, %v", depth, err)
 	}
-	if queue, err = b.OpenQueue(ctx, 1); err != nil {
+	if queue, err = b.OpenQueue(ctx, 1, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := publish(t, b, 1, 1); err != nil {

@@ -127,7 +127,7 @@ func (b *Broker) revive(ctx context.Context, names []string) (revived []string, 
 
 // RebuildQueue makes a job's queue anew from the tasks that are in it. What is said
 // about deliveries of the old one is not heard any more.
-func (b *Broker) RebuildQueue(ctx context.Context, job uint64) (queue string, err error) {
+func (b *Broker) RebuildQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error) {
 	stream, err := b.JS.Stream(ctx, streamTasks)
 	if err != nil {
 		return "", fmt.Errorf("open task queue: %w", err)
@@ -136,5 +136,5 @@ func (b *Broker) RebuildQueue(ctx context.Context, job uint64) (queue string, er
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return "", fmt.Errorf("rebuild queue of job %d: %w", job, err)
 	}
-	return b.OpenQueue(ctx, job)
+	return b.OpenQueue(ctx, job, inFlight)
 }

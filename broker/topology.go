@@ -79,6 +79,8 @@ const (
 	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
 	SubjectWake = "idunno.wake"
+	// SubjectLeads is where workers hear which jobs are ahead of the others.
+	SubjectLeads = "idunno.leads"
 	// SubjectHeartbeats matches every node's heartbeat.
 	SubjectHeartbeats = prefixHeartbeat + "*"
 )

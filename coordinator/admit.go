@@ -188,7 +188,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 		return nil // admitted before
 	}
 	if rec.State != wire.StateRejected && rec.Retry == nil {
-		sched.Size(rec, l.experience(rec), l.roll.slots())
+		l.taskSize(rec)
 	}
 	if err := l.write(ctx, rec); err != nil {
 		return err

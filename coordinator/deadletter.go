@@ -97,7 +97,7 @@ func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 			doc.Retry, len(rec.Retry.Tasks), maxRanges)}
 	}
 	rec.BatchSize = old.BatchSize
-	rec.TaskSize, rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = old.TaskSize, old.ModelVersion, old.ModelDigest, old.DataVersion, old.DataDigest
+	rec.TaskSize, rec.Tail, rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = old.TaskSize, old.Tail, old.ModelVersion, old.ModelDigest, old.DataVersion, old.DataDigest
 	rec.Doc = old.Doc
 	rec.Doc.Retry, rec.Doc.Tasks, rec.Doc.Newest = doc.Retry, doc.Tasks, doc.Newest
 	rec.Doc.After, rec.Doc.ID, rec.Doc.Deadline = 0, "", "" // those were the other job's

@@ -36,6 +36,9 @@ func (l *leader) fold(r *wire.Result, seq uint64, at time.Time) {
 		return
 	}
 	l.looked[r.Job] = time.Now()
+	if j := l.jobs[r.Job]; j != nil {
+		l.steering.warmed(j.Rec.ModelDigest, r.Node)
+	}
 	l.seeComplete(l.jobs[r.Job])
 	if r.Error != "" {
 		l.Log.Warn("task failed for good", "job", r.Job, "task", r.Task, "node", r.Node, "error", r.Error)

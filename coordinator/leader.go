@@ -85,6 +85,8 @@ type leader struct {
 	saving bool
 	// foldsLooked is when checkpoints that are due were last looked for.
 	foldsLooked time.Time
+	// steering is who works for what.
+	steering *steering
 	// kept are the ended jobs whose results are still in the stream.
 	kept map[uint64]*keptJob
 	// full is what there is room for, while that is not enough.
@@ -100,7 +102,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
 		after: make(map[uint64]map[uint64]bool), held: make(map[uint64]bool), doomed: make(map[uint64]string), complete: make(map[uint64]bool),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int), kept: make(map[uint64]*keptJob)}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int), kept: make(map[uint64]*keptJob), steering: newSteering()}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -197,7 +199,7 @@ func (l *leader) loop(ctx context.Context) error {
 		case <-tick.C:
 			l.sum(sumAtOnce)
 			l.checkpoint(ctx, time.Now())
-			err = errors.Join(l.watch(ctx, time.Now()), l.tidy(ctx))
+			err = errors.Join(l.watch(ctx, time.Now()), l.steer(ctx, time.Now()), l.tidy(ctx))
 			if l.expire(time.Now()); len(l.doomed) > 0 || len(l.complete) > 0 {
 				err = errors.Join(err, l.settle(ctx))
 			}
@@ -325,7 +327,7 @@ func (l *leader) openQueues(ctx context.Context) error {
 // openQueue opens a job's queue, and has the workers told when it is another one
 // than before.
 func (l *leader) openQueue(ctx context.Context, job uint64) error {
-	name, err := l.Broker.OpenQueue(ctx, job)
+	name, err := l.Broker.OpenQueue(ctx, job, l.inFlight(job))
 	if err == nil && l.queues[job] != name {
 		l.queues[job], l.dirty = name, true
 	}
@@ -345,6 +347,7 @@ func (l *leader) loadTable(ctx context.Context) error {
 		if json.Unmarshal(entry.Value, &table) == nil {
 			for _, j := range table.Jobs {
 				l.queues[j.Job] = j.Queue
+				l.steering.allotted[j.Job] = sched.Allotment{Job: j.Job, Nodes: j.Nodes, All: len(j.Nodes) == 0, Only: j.Only}
 				if !slices.Contains(l.active, j.Job) { // whoever led before didn't come to that
 					l.closing[j.Job] = l.jobs[j.Job] == nil
 				}
@@ -419,11 +422,12 @@ func (l *leader) closeQueue(ctx context.Context, job uint64) error {
 
 // writeTable stores the table of active jobs, which tells the workers.
 func (l *leader) writeTable(ctx context.Context) error {
-	table := wire.ActiveJobs{Schema: wire.Schema, Jobs: []wire.ActiveJob{}, Kept: l.keptRuns()}
+	table := wire.ActiveJobs{Schema: wire.Schema, Fair: l.fair(), Jobs: []wire.ActiveJob{}, Kept: l.keptRuns()}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
+		nodes, only := l.nodesOf(job)
 		table.Jobs = append(table.Jobs, wire.ActiveJob{Job: job, Model: doc.Target(), Train: doc.Training(), Queue: l.queues[job],
-			Weight: doc.Weight, Priority: doc.Priority})
+			Weight: doc.Weight, Priority: doc.Priority, Nodes: nodes, Only: only, MaxInFlight: doc.MaxInFlight})
 	}
 	p, err := json.Marshal(table)
 	if err != nil {

@@ -50,6 +50,9 @@ func (l *leader) settle(ctx context.Context) error {
 		l.file(ctx, l.jobs[job])
 		l.publish(ctx, l.jobs[job])
 	}
+	if l.dirty {
+		l.allot(time.Now())
+	}
 	failed = append(failed, l.tidy(ctx))
 	return errors.Join(failed...)
 }

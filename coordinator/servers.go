@@ -26,7 +26,7 @@ type servers interface {
 	Room(ctx context.Context) (broker.Room, error)
 	Tend(ctx context.Context) (broker.Tended, error)
 	Revive(ctx context.Context) ([]string, error)
-	RebuildQueue(ctx context.Context, job uint64) (queue string, err error)
+	RebuildQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error)
 }
 
 // tend looks after the servers until ctx ends.
@@ -124,7 +124,7 @@ func (l *leader) unstick(ctx context.Context, job uint64) error {
 	l.Log.Warn("nobody is given the job's tasks: making its queue anew", "job", job)
 	within, cancel := context.WithTimeout(ctx, tendWait)
 	defer cancel()
-	queue, err := s.RebuildQueue(within, job)
+	queue, err := s.RebuildQueue(within, job, l.inFlight(job))
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func (l *leader) startService(ctx context.Context) (stop func(), err error) {
 		{"settings", broker.SubjectSettings, l.answerSettings},
 		{"dlq", broker.SubjectDLQ, l.answerDLQ},
 		{"retry", broker.SubjectRetry, l.answerRetry},
+		{"assignments", broker.SubjectAssignments, l.answerAssignments},
 	} {
 		service.Endpoints = append(service.Endpoints, broker.Endpoint{Name: e.name, Subject: e.subject,
 			Answer: func(req broker.Request) { l.respond(ctx, e, req) }})

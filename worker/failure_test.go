@@ -222,7 +222,7 @@ func TestOnlyFaultsBecomeResults(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.tokens <- struct{}{}
-		h := w.take(ctx, ctx, p)
+		h := w.take(ctx, ctx, p, w.tokens)
 		h.attempt = delivery
 		return h
 	}

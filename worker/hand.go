@@ -20,6 +20,14 @@ type held struct {
 	attempt int
 	// started says that it is being computed in this process.
 	started atomic.Bool
+	// copied says that the task is another worker's, which computes it too: the first
+	// result counts, and nothing is said about the task.
+	copied bool
+	// place and priority order the tasks that are ready, see [table]; counted is what
+	// the job was charged for the task.
+	place    float64
+	priority int
+	counted  float64
 	// token is given back when the task needs no slot any more.
 	token func()
 	// ctx ends when the task is to be dropped: its job is over, or the worker stops.
@@ -90,9 +98,16 @@ func (h *hand) list() (tasks []wire.InFlight, draining bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for t := range h.tasks {
-		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply(), Started: t.started.Load()})
+		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply(), Started: t.started.Load(), Copy: t.copied})
 	}
 	return tasks, h.draining
+}
+
+// count is the number of tasks in hand.
+func (h *hand) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.tasks)
 }
 
 // dropExcept cancels the tasks of jobs that are no longer active.

@@ -81,6 +81,7 @@ func (s *isolation) carryOut(t *held) (result []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.w.table.done(t.task.Job, t.counted, r.Batches)
 	return s.w.message(t, r)
 }
 

@@ -25,17 +25,25 @@ const (
 )
 
 // pull takes tasks from the queues as long as there is room for them: one
-// computing and one ready for each slot. It ends with ctx, closes ready and hands
-// back what is in it.
+// computing and one ready for each slot, and the first task of a job that has just
+// come. It ends with ctx, closes the line and hands back what is in it.
 func (w *worker) pull(ctx, work context.Context) error {
 	defer func() {
-		close(w.ready)
-		for t := range w.ready {
+		for _, t := range w.ready.end() {
 			w.handBack(t, 0)
 		}
 	}()
 	for {
 		select {
+		case job := <-w.table.fresh:
+			w.welcome(ctx, work, job)
+			continue
+		default:
+		}
+		select {
+		case job := <-w.table.fresh:
+			w.welcome(ctx, work, job)
+			continue
 		case w.tokens <- struct{}{}:
 		case <-ctx.Done():
 			return nil // told to stop
@@ -44,11 +52,38 @@ func (w *worker) pull(ctx, work context.Context) error {
 		if err != nil {
 			return nil
 		}
-		t := w.take(ctx, work, p)
-		if t == nil {
-			continue
+		if t := w.take(ctx, work, p, w.tokens); t != nil {
+			w.ready.put(t) // has room for every token
 		}
-		w.ready <- t // has room for every token
+	}
+}
+
+// welcome begins with a job that has come, between two batches of what is being
+// computed: all that was pulled before would take a while. It does nothing when there
+// are others to be welcomed.
+func (w *worker) welcome(ctx, work context.Context, job uint64) {
+	select {
+	case w.welcomes <- struct{}{}:
+	default:
+		return
+	}
+	name, queue, ok := w.table.newcomer(job)
+	if !ok || !w.link.isUp() {
+		<-w.welcomes
+		return
+	}
+	msg, err := w.fetchTask(ctx, job, name, queue)
+	if err != nil || msg == nil {
+		<-w.welcomes // the next look at it tells what is the matter
+		return
+	}
+	if ctx.Err() != nil {
+		_ = msg.Nak()
+		<-w.welcomes
+		return
+	}
+	if t := w.take(ctx, work, &pulled{msg, job}, w.welcomes); t != nil {
+		w.urgent <- t // has room for every place
 	}
 }
 
@@ -124,9 +159,9 @@ func (w *worker) fetchTask(ctx context.Context, job uint64, name string, queue b
 }
 
 // take makes a pulled message a task in hand and starts fetching its data. It
-// returns nil when there is nothing to compute. The token that the caller took
-// goes with the task.
-func (w *worker) take(ctx, work context.Context, p *pulled) *held {
+// returns nil when there is nothing to compute. The token that the caller put into
+// tokens goes with the task.
+func (w *worker) take(ctx, work context.Context, p *pulled, tokens chan struct{}) *held {
 	task, err := wire.ParseTask(p.msg.Data())
 	if err != nil {
 		// Perhaps a newer program's: a worker that can read it shall have it. The
@@ -134,11 +169,11 @@ func (w *worker) take(ctx, work context.Context, p *pulled) *held {
 		w.Log.Error("unreadable task handed back: do all nodes run the same version?", "subject", p.msg.Subject(), "error", err)
 		_ = p.msg.NakWithDelay(mostDelay)
 		w.table.exhausted(p.job, false)
-		<-w.tokens
+		<-tokens
 		return nil
 	}
-	t := w.newHeld(work, p.msg, task, func() { <-w.tokens })
-	w.table.served(task.Job, max(task.To-task.From+1, 1))
+	t := w.newHeld(work, p.msg, task, func() { <-tokens })
+	t.place, t.priority, t.counted = w.table.served(task.Job, max(task.To-task.From+1, 1))
 	w.hand.add(t)
 	if !w.prepare(ctx, t) {
 		return nil
@@ -166,6 +201,7 @@ func (w *worker) prepare(ctx context.Context, t *held) bool {
 			w.infrastructure(t, err)
 			return false
 		case has:
+			w.table.done(t.task.Job, t.counted, nil)
 			w.ack(t)
 			w.hand.remove(t)
 			return false

@@ -27,11 +27,12 @@ func newBench(t *testing.T, slots int) (*worker, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, err := b.OpenQueue(ctx, 1)
+	name, err := b.OpenQueue(ctx, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.table.update([]wire.ActiveJob{{Job: 1, Queue: name}})
+	w.table.update(&wire.ActiveJobs{Jobs: []wire.ActiveJob{{Job: 1, Queue: name}}})
+	<-w.table.fresh // nobody is to be welcomed
 	return w, ctx
 }
 
@@ -82,16 +83,17 @@ func TestOneComputingAndOneReadyASlot(t *testing.T) {
 			if tasks, _ := w.hand.list(); len(tasks) > want || info.NumAckPending > want {
 				t.Fatalf("%d tasks in hand, %d pulled, want %d", len(tasks), info.NumAckPending, want)
 			}
-			if len(w.ready) == want && info.NumAckPending == want && len(w.tokens) == want {
+			if len(w.ready.some) == want && info.NumAckPending == want && len(w.tokens) == want {
 				return
 			}
 		}
 	}
 	inHand(4)
-	first := <-w.ready
+	<-w.ready.some
+	first := w.ready.take()
 	first.token() // computed: its result is being stored
 	first.token()
-	for len(w.ready) < 4 {
+	for len(w.ready.some) < 4 {
 		if ctx.Err() != nil {
 			t.Fatal("no task took the place")
 		}
@@ -164,7 +166,7 @@ func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.tokens <- struct{}{}
-	if held := w.take(ctx, ctx, p); held != nil || len(w.tokens) != 0 {
+	if held := w.take(ctx, ctx, p, w.tokens); held != nil || len(w.tokens) != 0 {
 		t.Fatalf("took %+v", held)
 	}
 	if err := onNATS(w).NC.FlushWithContext(ctx); err != nil {

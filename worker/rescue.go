@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -55,6 +56,9 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 	if err != nil {
 		return err
 	}
+	if r.Copy {
+		return w.copy(ctx, work, r.Task)
+	}
 	select {
 	case w.rescues <- struct{}{}: // a place
 	default:
@@ -95,6 +99,45 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 	}
 	return nil
 }
+
+// copy takes a task that another worker computes already, near the end of its job, if
+// a slot has nothing to do: whichever result is stored first counts.
+func (w *worker) copy(ctx, work context.Context, task *wire.Task) error {
+	if ctx.Err() != nil || !w.table.has(task.Job) || task.Train != "" || w.hand.count() >= w.Slots {
+		return errBusy
+	}
+	select {
+	case w.tokens <- struct{}{}:
+	default:
+		return errBusy
+	}
+	t := w.newHeld(work, mute{}, task, func() { <-w.tokens })
+	t.copied = true
+	w.hand.add(t)
+	began := w.taking.run(func() {
+		w.bring(t, true)
+		w.ready.put(t)
+	})
+	if !began {
+		w.hand.remove(t)
+		return errBusy
+	}
+	return nil
+}
+
+// mute is the delivery of a copy: what is said about it reaches nobody, and the queue
+// hears of the task from the worker that has it.
+type mute struct{}
+
+func (mute) Data() []byte                     { return nil }
+func (mute) Subject() string                  { return "" }
+func (mute) Reply() string                    { return "" }
+func (mute) NumDelivered() int                { return 1 }
+func (mute) Ack() error                       { return nil }
+func (mute) Nak() error                       { return nil }
+func (mute) NakWithDelay(time.Duration) error { return nil }
+func (mute) InProgress() error                { return nil }
+func (mute) Term() error                      { return nil }
 
 // isDone reports whether a task is known to have a result.
 func (w *worker) isDone(t *held) bool {

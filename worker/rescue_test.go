@@ -70,6 +70,51 @@ func TestRescuedTaskIsDoneOnceAndLeavesTheQueue(t *testing.T) {
 	}
 }
 
+// copyTo asks a worker to compute a task that another one has, and returns its answer.
+func (r *rig) copyTo(worker string, task *wire.Task) string {
+	r.t.Helper()
+	request := wire.Rescue{Schema: wire.Schema, Task: task, Copy: true}
+	answer, err := r.b.Ask(r.ctx, broker.SubjectRescue(worker), request.Marshal())
+	if errors.Is(err, broker.ErrNobody) {
+		return ""
+	}
+	r.must(err)
+	return string(answer)
+}
+
+// A copy of a task stores its result and says nothing to the queue; one that fails
+// leaves no trace.
+func TestCopyIsComputedAndLeavesTheQueueAlone(t *testing.T) {
+	r := newRig(t)
+	r.publish(1, nil)
+	d := r.taken()
+	drain := r.start("one", 1)
+	defer drain()
+	r.active(wire.ActiveJob{Job: job, Model: "mlp", Nodes: []string{"another"}, Only: true})
+	bad := *r.taskOf(d)
+	bad.ModelDigest = r.storeBad()
+	bad.Task = 2
+	for _, task := range []*wire.Task{&bad, r.taskOf(d)} {
+		for r.copyTo("one", task) != wire.RescueTaken { // it may not know of the job yet, or be busy with the other
+			if r.ctx.Err() != nil {
+				t.Fatal("the worker never takes the copy")
+			}
+		}
+	}
+	if res := r.results(1)[1]; res.Node != "one" || res.Error != "" || len(res.Batches) != 1 {
+		t.Errorf("result %+v", res)
+	}
+	depth, err := r.b.QueueDepth(r.ctx, job)
+	r.must(err)
+	tried, err := r.b.Attempts(r.ctx, job, 2)
+	r.must(err)
+	has, err := r.b.HasResult(r.ctx, job, 2)
+	r.must(err)
+	if depth != 1 || len(tried) != 0 || has {
+		t.Errorf("%d tasks in the queue, want the one that another worker has; tries %v, result %v of the copy that failed", depth, tried, has)
+	}
+}
+
 func TestRescuesThatAreRefused(t *testing.T) {
 	r := newRig(t)
 	r.publish(1, nil)

@@ -27,10 +27,11 @@ func (w *worker) slot(ctx context.Context) {
 		default:
 			select {
 			case t = <-w.urgent:
-			case t, ok = <-w.ready:
+			case _, ok = <-w.ready.some:
 				if !ok {
 					return
 				}
+				t = w.ready.take()
 			}
 		}
 		if ctx.Err() != nil {
@@ -75,6 +76,9 @@ func (w *worker) carryOut(t *held, sessions map[string]*models.Session) (p []byt
 	if err != nil {
 		return nil, err
 	}
+	if t.task.Train == "" {
+		w.table.done(t.task.Job, t.counted, r.Batches)
+	}
 	return w.message(t, r)
 }
 
@@ -90,7 +94,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 		return nil, err
 	}
 	return r, w.batches(t, r, func(u *held) { w.carry(u, sessions) }, func(n int, f fetched) (*wire.BatchResult, error) {
-		session, err := w.session(t.ctx, t.task, sessions) // a rescued task may have taken it away
+		session, err := w.session(t.ctx, t.task, sessions) // an urgent task may have taken it away
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +109,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 }
 
 // batches has a task's batches computed as they come. Aside, where there is one,
-// carries rescued tasks out in between.
+// carries urgent tasks out in between.
 func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
 	left := int64(wire.MaxOutputs)
 	for n := t.task.From; n <= t.task.To; n++ {
@@ -129,7 +133,7 @@ func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute fun
 	return nil
 }
 
-// nextBatch waits for a task's next batch. Rescued tasks come first, also when this is
+// nextBatch waits for a task's next batch. Urgent tasks come first, also when this is
 // one itself: each has begun soon, and there are no more of them than places.
 func (w *worker) nextBatch(t *held, aside func(*held)) (fetched, error) {
 	urgent := w.urgent
@@ -237,6 +241,9 @@ func (w *worker) session(ctx context.Context, t *wire.Task, sessions map[string]
 // that says so when that is final; otherwise the task has been handed back.
 func (w *worker) failed(t *held, err error) []byte {
 	switch {
+	case t.copied:
+		w.Log.Debug("copy of a task failed", "job", t.task.Job, "task", t.task.Task, "error", err)
+		w.giveUp(t)
 	case t.ctx.Err() != nil:
 		w.giveUp(t)
 	case !isFault(err):

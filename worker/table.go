@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,29 +17,61 @@ import (
 // each job's place in the order of service.
 //
 // Jobs are served by stride scheduling (Waldspurger and Weihl, 1995): each has a
-// pass that grows with the batches pulled for it, and the lowest pass is served
-// next. So all running jobs progress at the same rate of batches whatever their
-// models cost. A new job starts at the lowest pass there is: it gets its share
-// at once and no more.
+// pass that grows with what is pulled for it, divided by its weight, and the lowest
+// pass is served next. What is counted are batches, or images, or the time of
+// computing, as the cluster's setting says. So all running jobs progress at the same
+// rate whatever their models cost. Before that a higher priority counts, and whether
+// the job has been assigned to this node; a job that another node is to serve is
+// served when there is nothing else.
+//
+// A new job starts where the last task stood that was pulled for any (as in
+// start-time fair queueing; Goyal, Vin and Cheng, 1996): it is next, and gets its
+// share from then on, no more. Each worker decides for itself. What their decisions
+// add up to the coordinator sees in the results, and tells who is ahead; see lead.
 type table struct {
+	// node is this worker's name, slots the number of its slots.
+	node  string
+	slots int
+
 	mu   sync.Mutex
 	jobs map[uint64]*entry
-	// wake says that there may be something to pull.
-	wake chan struct{}
+	fair string
+	// at is the highest place of a task that has been pulled.
+	at float64
+	// wake says that there may be something to pull, fresh names a job that has come.
+	wake  chan struct{}
+	fresh chan uint64
 }
 
 type entry struct {
-	pass  float64
-	train bool
+	// pass is the place of the job's next task.
+	pass     float64
+	weight   float64
+	priority int
+	train    bool
+	// mine says that the job is assigned to this node, only that no other node may
+	// serve it. scarce says that its tasks in hand are limited: its queue has some again
+	// when one is done.
+	mine, only, scarce bool
 	// empty is set while the queue had nothing when last asked.
 	empty bool
 	// name is that of the queue, queue what it is pulled through once it is open.
 	name  string
 	queue broker.TaskQueue
+	// batches, images and nanos are what has been computed here.
+	batches, images, nanos float64
 }
 
-func newTable() *table {
-	return &table{jobs: make(map[uint64]*entry), wake: make(chan struct{}, 1)}
+const (
+	// arrears is how many of its tasks a job may be behind when it has work again after
+	// it had none: it shall not hold up the others to catch up.
+	arrears = 8
+	// maxFresh bounds the jobs that have come and had no task yet.
+	maxFresh = 64
+)
+
+func newTable(node string, slots int) *table {
+	return &table{node: node, slots: slots, jobs: make(map[uint64]*entry), wake: make(chan struct{}, 1), fresh: make(chan uint64, maxFresh)}
 }
 
 // follow keeps the table up to date until ctx ends.
@@ -48,6 +82,11 @@ func (t *table) follow(ctx context.Context, b broker.Core, l *link, changed func
 		return err
 	}
 	defer stop()
+	unfollow, err := b.Listen(broker.SubjectLeads, func(m *broker.Message) { t.lead(m.Data) })
+	if err != nil {
+		return err
+	}
+	defer unfollow()
 	for ctx.Err() == nil {
 		// A lost server forgets the watch, and its silence would be noticed late; a
 		// new one starts from the current value.
@@ -86,7 +125,7 @@ func (t *table) watch(ctx context.Context, b broker.Core, changed func(active ma
 		if e == nil || json.Unmarshal(e.Value, &active) != nil {
 			return true
 		}
-		changed(t.update(active.Jobs))
+		changed(t.update(&active))
 		t.stir()
 		return true
 	})
@@ -124,33 +163,46 @@ func lookAfter(ctx context.Context, records broker.Bucket, seen *atomic.Uint64, 
 }
 
 // update replaces the list and returns the active jobs as a set.
-func (t *table) update(jobs []wire.ActiveJob) map[uint64]bool {
+func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lowest, any := 0.0, false
-	for _, e := range t.jobs {
-		if !any || e.pass < lowest {
-			lowest, any = e.pass, true
+	if t.fair != active.Fair { // passes in another unit say nothing
+		t.fair, t.at = active.Fair, 0
+		for _, e := range t.jobs {
+			e.pass = 0
 		}
 	}
-	active := make(map[uint64]bool, len(jobs))
-	for _, j := range jobs {
-		active[j.Job] = true
+	listed := make(map[uint64]bool, len(active.Jobs))
+	for i := range active.Jobs {
+		j := &active.Jobs[i]
+		listed[j.Job] = true
 		e := t.jobs[j.Job]
 		if e == nil {
-			e = &entry{pass: lowest, train: j.Train}
+			e = &entry{pass: t.at}
 			t.jobs[j.Job] = e
+		}
+		e.weight, e.priority, e.train, e.only, e.scarce = j.Weight, j.Priority, j.Train, j.Only, j.MaxInFlight > 0
+		if e.weight <= 0 {
+			e.weight = 1
+		}
+		was := e.mine
+		e.mine = len(j.Nodes) == 0 && !j.Only || slices.Contains(j.Nodes, t.node)
+		if e.mine && !was {
+			select {
+			case t.fresh <- j.Job:
+			default: // so many have come that it is nothing special
+			}
 		}
 		if e.name != j.Queue {
 			e.name, e.queue = j.Queue, nil
 		}
 	}
 	for job := range t.jobs {
-		if !active[job] {
+		if !listed[job] {
 			delete(t.jobs, job)
 		}
 	}
-	return active
+	return listed
 }
 
 // stir marks every queue as worth asking and wakes whoever waits.
@@ -160,10 +212,22 @@ func (t *table) stir() {
 		e.empty = false
 	}
 	t.mu.Unlock()
+	t.rouse()
+}
+
+func (t *table) rouse() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
+}
+
+// before reports whether a job is to be served before another one.
+func (e *entry) before(o *entry) bool {
+	if e.priority == o.priority && e.mine != o.mine {
+		return e.mine
+	}
+	return cmp.Or(cmp.Compare(o.priority, e.priority), cmp.Compare(e.pass, o.pass)) < 0
 }
 
 // pick returns the job to serve next, and its queue's name and the queue when it is open already;
@@ -173,10 +237,10 @@ func (t *table) pick() (job uint64, name string, queue broker.TaskQueue, ok bool
 	defer t.mu.Unlock()
 	var best *entry
 	for n, e := range t.jobs {
-		if e.empty {
+		if e.empty || e.only && !e.mine {
 			continue
 		}
-		if best == nil || e.pass < best.pass || (e.pass == best.pass && n < job) {
+		if best == nil || e.before(best) || !best.before(e) && n < job {
 			job, best = n, e
 		}
 	}
@@ -184,6 +248,23 @@ func (t *table) pick() (job uint64, name string, queue broker.TaskQueue, ok bool
 		return 0, "", nil, false
 	}
 	return job, best.name, best.queue, true
+}
+
+// newcomer returns the queue of a job that has come, unless a job of higher priority
+// has work.
+func (t *table) newcomer(job uint64) (name string, queue broker.TaskQueue, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.jobs[job]
+	if e == nil || !e.mine || e.empty {
+		return "", nil, false
+	}
+	for _, o := range t.jobs {
+		if o.priority > e.priority && !o.empty {
+			return "", nil, false
+		}
+	}
+	return e.name, e.queue, true
 }
 
 // opened remembers a job's queue.
@@ -208,12 +289,84 @@ func (t *table) exhausted(job uint64, broken bool) {
 	}
 }
 
-// served advances a job's pass by the batches pulled for it.
-func (t *table) served(job uint64, batches int) {
+// served advances a job's pass by the batches of a task that was pulled for it, and
+// returns the task's place in the order of service, the job's priority, and what was
+// counted for the task.
+func (t *table) served(job uint64, batches int) (place float64, priority int, counted float64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.jobs[job]; e != nil {
-		e.pass += float64(batches)
+	e := t.jobs[job]
+	if e == nil {
+		return t.at, 0, 0
+	}
+	counted = float64(batches) * t.unit(e)
+	place = max(e.pass, t.at-arrears*counted/e.weight)
+	e.pass = place + counted/e.weight
+	t.at = max(t.at, place)
+	return place, e.priority, counted
+}
+
+// unit is what a batch of a job counts, as far as is known. What isn't known yet
+// is counted when the task is done.
+func (t *table) unit(e *entry) float64 {
+	switch {
+	case t.fair != wire.FairImages && t.fair != wire.FairTime:
+		return 1
+	case e.batches == 0:
+		return 0
+	case t.fair == wire.FairImages:
+		return e.images / e.batches
+	}
+	return e.nanos / e.batches
+}
+
+// done takes the batches of a task in, for which counted had been counted; none
+// for a task that was not computed after all.
+func (t *table) done(job uint64, counted float64, batches []wire.BatchResult) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.jobs[job]
+	if e == nil {
+		return
+	}
+	var images, nanos float64
+	for i := range batches {
+		images += float64(batches[i].Images)
+		nanos += float64(batches[i].Nanos)
+	}
+	e.batches += float64(len(batches))
+	e.images += images
+	e.nanos += nanos
+	was := float64(len(batches))
+	switch t.fair {
+	case wire.FairImages:
+		was = images
+	case wire.FairTime:
+		was = nanos
+	}
+	e.pass += (was - counted) / e.weight
+	if e.scarce {
+		e.empty = false // the queue may give another one for it
+		t.rouse()
+	}
+}
+
+// lead takes in which jobs are ahead of the others, and which behind: as many of
+// the units that are counted, divided by weight, as every slot is to make up for.
+func (t *table) lead(p []byte) {
+	leads, err := wire.ParseLeads(p)
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if leads.Fair != t.fair {
+		return
+	}
+	for _, l := range leads.Jobs {
+		if e := t.jobs[l.Job]; e != nil {
+			e.pass += l.Lead * float64(t.slots)
+		}
 	}
 }
 

@@ -188,9 +188,10 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 		return nil, fmt.Errorf("open the cache: %w", err)
 	}
 	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
-	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(),
-		status: newStatus(), tally: newTally(), link: link, ready: make(chan *held, inHand), tokens: make(chan struct{}, inHand),
-		places: make(chan struct{}, max(inHand, storingMost)), rescues: make(chan struct{}, inHand), urgent: make(chan *held, inHand), started: time.Now()}
+	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(cfg.Name, cfg.Slots),
+		status: newStatus(), tally: newTally(), link: link, ready: newLine(inHand), tokens: make(chan struct{}, inHand),
+		places: make(chan struct{}, max(inHand, storingMost)), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
+		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now()}
 	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
 	return w, nil
 }
@@ -209,17 +210,18 @@ type worker struct {
 	isolation *isolation
 	peers     peers
 	// ready passes tasks whose data is on its way to the slots.
-	ready chan *held
+	ready *line
 	// tokens has one for each task that is to be computed or being computed: two
 	// a slot. places has one for each result that is being stored.
 	tokens, places chan struct{}
-	// urgent passes tasks of dead workers to the slots; rescues has one for each
-	// that is in hand. taking are those on their way to urgent.
-	rescues chan struct{}
-	urgent  chan *held
-	taking  takings
-	storing sync.WaitGroup
-	started time.Time
+	// urgent passes tasks to the slots that go before all others: those of dead workers,
+	// rescues has one for each in hand, and the first ones of jobs that have come, for
+	// which welcomes has one each. taking are rescues on their way to urgent.
+	rescues, welcomes chan struct{}
+	urgent            chan *held
+	taking            takings
+	storing           sync.WaitGroup
+	started           time.Time
 }
 
 // active is told which jobs have work; tasks of others are dropped.

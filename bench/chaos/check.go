@@ -199,7 +199,7 @@ func (c *Checker) result(e *Event) {
 		return
 	}
 	doc := j.record.Doc
-	rec := &wire.JobRecord{Job: e.Job, Doc: *doc, TaskSize: j.record.TaskSize}
+	rec := &wire.JobRecord{Job: e.Job, Doc: *doc, TaskSize: j.record.TaskSize, Tail: j.record.Tail}
 	if e.Task < 1 || e.Task > rec.Tasks() {
 		c.v.find(ForeignResult, e.Job, 0, "task %d; the job has %d", e.Task, rec.Tasks())
 		return

@@ -60,9 +60,10 @@ type Event struct {
 	Doc        *wire.JobDoc `json:"doc,omitempty"`
 	Job        uint64       `json:"job,omitempty"`
 	State      wire.State   `json:"state,omitempty"`
-	// TaskSize is that of a record, Epoch the lease it was written under, Revision
-	// that of a record or of a lease's entry.
+	// TaskSize and Tail are those of a record, Epoch the lease it was written under,
+	// Revision that of a record or of a lease's entry.
 	TaskSize int    `json:"task_size,omitempty"`
+	Tail     int    `json:"tail,omitempty"`
 	Epoch    uint64 `json:"epoch,omitempty"`
 	Revision uint64 `json:"revision,omitempty"`
 

@@ -213,7 +213,7 @@ func gather(ctx context.Context, b *broker.Broker, rec *Recorder) error {
 	for job, s := range h.docs {
 		e := Event{What: WhatStored, Job: job, Doc: &s.doc, Written: s.at}
 		if r := h.records[job]; r != nil {
-			e.State, e.Error, e.TaskSize, e.Epoch = r.State, r.Reason, r.TaskSize, r.Epoch
+			e.State, e.Error, e.TaskSize, e.Tail, e.Epoch = r.State, r.Reason, r.TaskSize, r.Tail, r.Epoch
 		}
 		rec.Add(e)
 	}

@@ -42,7 +42,10 @@ const RescueTaken = "+OK"
 type Rescue struct {
 	Schema int    `json:"v"`
 	Task   *Task  `json:"task"`
-	Reply  string `json:"reply"`
+	Reply  string `json:"reply,omitempty"`
+	// Copy is set instead of Reply for a task that a slow worker has and goes on with:
+	// an idle one computes it too, and says nothing about it.
+	Copy bool `json:"copy,omitempty"`
 	// Crashes is how many nodes have died while they computed the task.
 	Crashes int `json:"crashes,omitempty"`
 }
@@ -62,7 +65,7 @@ func ParseRescue(p []byte) (*Rescue, error) {
 	if err := json.Unmarshal(p, &raw); err != nil {
 		return nil, fmt.Errorf("decode rescue: %w", err)
 	}
-	if raw.Schema != Schema || raw.Reply == "" {
+	if raw.Schema != Schema || (raw.Reply == "") != raw.Copy {
 		return nil, fmt.Errorf("decode rescue: version %d, reply %q", raw.Schema, excerptString(raw.Reply))
 	}
 	t, err := ParseTask(raw.Task)

@@ -52,6 +52,11 @@ type InFlight struct {
 	// the worker die, the task may be the reason. A task in a process of its own
 	// can't be, and is not marked.
 	Started bool `json:"started,omitempty"`
+	// Copy says that another worker has the task, and that it is computed here too.
+	Copy bool `json:"copy,omitempty"`
+	// Since is when the coordinator heard of the task in this state first; it is not
+	// told.
+	Since time.Time `json:"-"`
 }
 
 // Marshal encodes the heartbeat.

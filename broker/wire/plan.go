@@ -5,7 +5,7 @@ package wire
 const MaxRegrouped = 256 << 20
 
 // The plan of a job numbers its tasks from 1: first those of the first round, each
-// of TaskSize batches but perhaps the last one, then those of the second, and so on.
+// of TaskSize batches but the last ones, see division, then those of the second, and so on.
 // A retry's tasks are some of another job's plan.
 
 // Batches is the number of batches the job asks for, those of all rounds; 0 for
@@ -27,11 +27,13 @@ func (r *JobRecord) Batches() int {
 // RoundBatches is the number of batches in a round.
 func (r *JobRecord) RoundBatches() int { return r.Doc.To - r.Doc.From + 1 }
 
-// roundTasks is the number of tasks in a round.
-func (r *JobRecord) roundTasks() int {
-	size := max(r.TaskSize, 1)
-	return (r.RoundBatches() + size - 1) / size
+// division is how a round's batches are cut into tasks.
+func (r *JobRecord) division() division {
+	return division{batches: r.RoundBatches(), size: max(r.TaskSize, 1), tail: r.Tail}
 }
+
+// roundTasks is the number of tasks in a round.
+func (r *JobRecord) roundTasks() int { return max(r.division().tasks(), 1) }
 
 // Rounds is how often the plan has the range of batches. A job that runs for ever
 // has as many rounds as a plan of [MaxTasks] tasks holds.
@@ -55,14 +57,17 @@ func (r *JobRecord) Round(n int) int {
 
 // through is the number of batches in the plan's tasks from the first to the given one.
 func (r *JobRecord) through(number int) int {
-	tasks, batches := r.roundTasks(), r.RoundBatches()
-	return number/tasks*batches + min(number%tasks*r.TaskSize, batches)
+	tasks, through := r.roundTasks(), 0
+	if rest := number % tasks; rest > 0 {
+		_, through = r.division().span(rest)
+	}
+	return number/tasks*r.RoundBatches() + through
 }
 
 // span is the batches of a task by its number in the plan.
 func (r *JobRecord) span(number int) (from, to int) {
-	from = r.Doc.From + (number-1)%r.roundTasks()*r.TaskSize
-	return from, min(from+r.TaskSize-1, r.Doc.To)
+	from, to = r.division().span((number-1)%r.roundTasks() + 1)
+	return r.Doc.From - 1 + from, r.Doc.From - 1 + to
 }
 
 // Number is the number in the plan of the job's task n.

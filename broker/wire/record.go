@@ -43,8 +43,11 @@ type JobRecord struct {
 	ModelDigest  string `json:"model_digest,omitempty"`
 	DataVersion  int    `json:"data_version,omitempty"`
 	DataDigest   string `json:"data_digest,omitempty"`
-	// TaskSize is the number of batches in a task; the last one may have fewer.
+	// TaskSize is the number of batches in a task; the last ones may have fewer. Tail
+	// is the number of slots that share the job's end in smaller tasks; 0 in records
+	// of programs that made none.
 	TaskSize int `json:"task_size,omitempty"`
+	Tail     int `json:"tail,omitempty"`
 	// BatchSize is the number of images in the job's batches, when it isn't that of the
 	// stored ones; 0 means that batches are as they are stored.
 	BatchSize int `json:"batch_size,omitempty"`
@@ -52,8 +55,8 @@ type JobRecord struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// DuplicateOf is the job that had the document's id first. This one is not run.
 	DuplicateOf uint64 `json:"duplicate_of,omitempty"`
-	// Retry is set for a job that retries another one's failed tasks. Doc, TaskSize and
-	// BatchSize are then those of the job that was planned first.
+	// Retry is set for a job that retries another one's failed tasks. Doc, TaskSize, Tail
+	// and BatchSize are then those of the job that was planned first.
 	Retry *Retry `json:"retry,omitempty"`
 	// ResultsFrom is the first sequence of the results stream that can hold a
 	// result of this job.
@@ -78,8 +81,8 @@ type JobRecord struct {
 type Retry struct {
 	// Of is the job whose failed tasks these are.
 	Of uint64 `json:"of"`
-	// Tasks are their numbers in the plan that Doc and TaskSize give, ascending, as
-	// ranges of first and last.
+	// Tasks are their numbers in the plan that Doc, TaskSize and Tail give, ascending,
+	// as ranges of first and last.
 	Tasks Ranges `json:"tasks"`
 }
 
@@ -139,8 +142,10 @@ func (r Ranges) At(n int) int {
 
 // ActiveJobs is the table that tells workers which jobs have work.
 type ActiveJobs struct {
-	Schema int         `json:"schema_version"`
-	Jobs   []ActiveJob `json:"jobs"`
+	Schema int `json:"schema_version"`
+	// Fair is what rates are counted in, see [Settings].
+	Fair string      `json:"fair,omitempty"`
+	Jobs []ActiveJob `json:"jobs"`
 	// Kept are other jobs that have results in the stream of results, ended ones and
 	// such as wait, ascending, as first and last of each run.
 	Kept [][2]uint64 `json:"kept,omitempty"`
@@ -157,6 +162,11 @@ type ActiveJob struct {
 	// a higher Priority go first.
 	Weight   float64 `json:"weight,omitempty"`
 	Priority int     `json:"priority,omitempty"`
-	// Nodes are the workers that the job is assigned to; empty means all.
+	// Nodes are the workers that the job is assigned to; empty means all. Others serve
+	// it when they have nothing else to do, unless Only forbids it.
 	Nodes []string `json:"nodes,omitempty"`
+	Only  bool     `json:"only,omitempty"`
+	// MaxInFlight is how many of its tasks the queue gives out at a time; 0 means any
+	// number.
+	MaxInFlight int `json:"max_in_flight,omitempty"`
 }

@@ -78,7 +78,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupCluster, a.demoCommand(), a.upCommand(), a.brokerCommand(), a.coordinatorCommand(), a.workerCommand(), a.nodesCommand(), a.setCommand(), a.phaseCommand())
+	add(groupCluster, a.demoCommand(), a.upCommand(), a.brokerCommand(), a.coordinatorCommand(), a.workerCommand(), a.nodesCommand(), a.assignmentsCommand(), a.setCommand(), a.phaseCommand())
 	add(groupJobs, a.submitCommand(), a.jobsCommand(), a.jobCommand(), a.cancelCommand(), a.pauseCommand(), a.resumeCommand(), a.resultsCommand(), a.dlqCommand(), a.statsCommand(), a.benchCommand())
 	add(groupFiles, a.sdfsCommand(), a.modelCommand(), a.dataCommand(), a.trainCommand())
 	root.AddCommand(a.versionCommand())

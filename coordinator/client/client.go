@@ -208,6 +208,42 @@ func (c *Client) Nodes(ctx context.Context) (*wire.NodesReply, error) {
 	return &reply, nil
 }
 
+// Assignments tells which nodes work for which job: as the coordinator has it or,
+// when none answers, as it was stored last.
+func (c *Client) Assignments(ctx context.Context) (*wire.Assignments, error) {
+	var reply wire.Assignments
+	err := c.ask(ctx, broker.SubjectAssignments, nil, &reply)
+	if errors.Is(err, ErrNoCoordinator) {
+		return c.storedAssignments(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if reply.Error != nil {
+		return nil, reply.Error
+	}
+	return &reply, nil
+}
+
+func (c *Client) storedAssignments(ctx context.Context) (*wire.Assignments, error) {
+	state, err := c.b.State(ctx)
+	if err != nil {
+		return nil, ErrNoCoordinator // nor has there been one
+	}
+	e, err := state.Get(ctx, broker.KeyAssignments)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, ErrNoCoordinator
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the assignments: %w", err)
+	}
+	var table wire.Assignments
+	if err := json.Unmarshal(e.Value(), &table); err != nil {
+		return nil, fmt.Errorf("decode the assignments: %w", err)
+	}
+	return &table, nil
+}
+
 // DeadLetters returns the dead letter that is asked for, or a page of them. It
 // returns a *[wire.Error] with code no_such_letter when the task has none.
 func (c *Client) DeadLetters(ctx context.Context, req wire.DLQRequest) (*wire.DLQReply, error) {

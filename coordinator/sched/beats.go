@@ -56,6 +56,7 @@ func (n *member) read() {
 		return
 	}
 	if h, err := wire.ParseHeartbeat(n.unread); err == nil {
+		since(n.InFlight, h.InFlight, n.Seen)
 		n.InFlight, n.Batches, n.Images = h.InFlight, h.Batches, h.Images
 	}
 	n.unread = nil

@@ -21,11 +21,13 @@ type Job struct {
 	done bitset
 	// next is the first task never published by this coordinator; again are
 	// tasks to publish once more.
-	next      int
-	again     []int
-	finished  int
-	failed    int
-	lastError string
+	next     int
+	again    []int
+	finished int
+	failed   int
+	// computed are the batches of all results, images and nanos what they add up to.
+	computed, images, nanos int64
+	lastError               string
 	// letters are the dead letters to store, in order; the first filing of them are
 	// being stored.
 	letters []*wire.DeadLetter
@@ -83,7 +85,10 @@ func (j *Job) Fold(r *wire.Result, at time.Time) bool {
 	for i := range r.Batches {
 		share.tally.Batch(&r.Batches[i])
 		images += int64(r.Batches[i].Images)
+		j.nanos += r.Batches[i].Nanos
 	}
+	j.computed += int64(len(r.Batches))
+	j.images += images
 	share.tally.raw.Tasks++
 	share.window.add(at, int64(len(r.Batches)), images)
 	j.window.add(at, int64(len(r.Batches)), images)
@@ -187,6 +192,34 @@ func (j *Job) Outstanding() int {
 
 // Finished reports whether every task has a result.
 func (j *Job) Finished() bool { return j.finished == j.Rec.Tasks() }
+
+// Experience is what the job's results show of its batches, zero before the first.
+func (j *Job) Experience() Experience {
+	if j.computed == 0 {
+		return Experience{}
+	}
+	return Experience{Time: time.Duration(j.nanos / j.computed), Images: float64(j.images) / float64(j.computed)}
+}
+
+// Counted is how much has been computed in a unit of rates: batches, images, or
+// nanoseconds.
+func (j *Job) Counted(fair string) float64 {
+	switch fair {
+	case wire.FairImages:
+		return float64(j.images)
+	case wire.FairTime:
+		return float64(j.nanos)
+	}
+	return float64(j.computed)
+}
+
+// Ending reports whether all tasks have been published, and few have no result yet.
+func (j *Job) Ending(few int) bool {
+	return j.next > j.Rec.Tasks() && len(j.again) == 0 && j.Rec.Tasks()-j.finished <= few && !j.Finished()
+}
+
+// Has reports whether a task has a result.
+func (j *Job) Has(task int) bool { return j.done.has(task) }
 
 // Outcome is the state that a finished job ends in, and why.
 func (j *Job) Outcome() (wire.State, string) {

@@ -46,25 +46,33 @@ func TestPlanCoversEveryBatchOnce(t *testing.T) {
 }
 
 func TestTaskSize(t *testing.T) {
+	of := func(d time.Duration, images float64) Experience { return Experience{Time: d, Images: images} }
 	for _, c := range []struct {
 		batches int
 		known   Experience
+		round   time.Duration
 		slots   int
 		want    int
 	}{
-		{1000, Experience{}, 2, 1},
-		{1000, Experience{30 * time.Millisecond, 100}, 2, 3},
-		{1000, Experience{time.Second, 100}, 2, 1},
-		{10_000, Experience{time.Microsecond, 100}, 2, maxTaskSize},
-		{1000, Experience{time.Microsecond, 100}, 2, 125},
-		{1000, Experience{time.Microsecond, 16_000}, 2, 4},
-		{1000, Experience{time.Microsecond, 1e9}, 2, 1},
-		{16, Experience{time.Millisecond, 100}, 2, 2},
-		{1, Experience{time.Millisecond, 100}, 0, 1},
-		{50, Experience{time.Millisecond, 100}, 1000, 1},
+		{1000, Experience{}, 0, 2, 1},
+		{1000, of(30*time.Millisecond, 100), 0, 2, 3},
+		{1000, of(time.Second, 100), 0, 2, 1},
+		{10_000, of(time.Microsecond, 100), 0, 2, maxTaskSize},
+		{1000, of(time.Microsecond, 100), 0, 2, 125},
+		{1000, of(time.Microsecond, 16_000), 0, 2, 4},
+		{1000, of(time.Microsecond, 1e9), 0, 2, 1},
+		{16, of(time.Millisecond, 100), 0, 2, 2},
+		{1, of(time.Millisecond, 100), 0, 0, 1},
+		{50, of(time.Millisecond, 100), 0, 1000, 1},
+		// Beside a job of 4 ms a batch two slots do 4,000 batches of each in ten seconds.
+		{100_000, of(time.Millisecond, 100), 5 * time.Millisecond, 2, 20},
+		{100_000, of(4*time.Millisecond, 100), 5 * time.Millisecond, 2, 20},
+		{100_000, of(4*time.Millisecond, 100), 5 * time.Millisecond, 20, 25}, // 100 ms
+		{100_000, of(time.Millisecond, 100), 50 * time.Millisecond, 2, 10},   // 10 ms
+		{100_000, of(50*time.Millisecond, 100), 5 * time.Second, 2, 1},
 	} {
-		if got := TaskSize(c.batches, c.known, c.slots); got != c.want {
-			t.Errorf("TaskSize(%d, %v, %d) = %d, want %d", c.batches, c.known, c.slots, got, c.want)
+		if got := TaskSize(c.batches, c.known, c.round, c.slots); got != c.want {
+			t.Errorf("TaskSize(%d, %v, %v, %d) = %d, want %d", c.batches, c.known, c.round, c.slots, got, c.want)
 		}
 	}
 }

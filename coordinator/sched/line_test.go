@@ -51,14 +51,14 @@ func TestSizeOfRounds(t *testing.T) {
 	} {
 		rec := record(1, c.batches, 0)
 		rec.Doc.Rounds, rec.Doc.Forever = c.rounds, c.forever
-		Size(rec, c.known, 2)
+		Size(rec, c.known, 0, 2)
 		if rec.TaskSize < 1 || rec.TaskSize > c.batches || rec.Tasks() > wire.MaxTasks || rec.Tasks() < 1 {
 			t.Errorf("%+v: %d tasks of %d batches", c, rec.Tasks(), rec.TaskSize)
 		}
 	}
 	rec := record(1, 10, 0)
 	rec.Doc.Rounds = 1000
-	if Size(rec, fast, 2); rec.TaskSize != 10 {
+	if Size(rec, fast, 0, 2); rec.TaskSize != 10 {
 		t.Errorf("fast batches of many short rounds: %d a task, want a round", rec.TaskSize)
 	}
 }

@@ -93,6 +93,7 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		orphans = n.orphans(n.InFlight, true)
 	}
 	m.reconnected(n, h.Node, h.Conn)
+	since(n.InFlight, h.InFlight, now)
 	n.Heartbeat, n.Seen, n.given = *h, now, 0
 	n.closed, n.released, n.silent = "", nil, false
 	state := wire.NodeAlive
@@ -141,6 +142,9 @@ func (m *Members) reconnected(n *member, name, conn string) {
 func (n *member) orphans(held []wire.InFlight, died bool) []Orphan {
 	var list []Orphan
 	for _, t := range held {
+		if t.Copy {
+			continue // somebody else has it
+		}
 		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Incarnation: n.Incarnation, Crashed: died && t.Started})
 	}
 	return list
@@ -274,6 +278,90 @@ func (m *Members) Rescuer(o Orphan) string {
 	}
 	best.given++
 	return best.Node.Node
+}
+
+// since notes when each task was first heard of in the state it is in.
+func since(before, after []wire.InFlight, now time.Time) {
+	known := make(map[wire.InFlight]time.Time, len(before))
+	for _, t := range before {
+		at := t.Since
+		t.Since = time.Time{}
+		known[t] = at
+	}
+	for i := range after {
+		t := after[i]
+		t.Since = time.Time{}
+		if at, ok := known[t]; ok {
+			after[i].Since = at
+		} else {
+			after[i].Since = now
+		}
+	}
+}
+
+// Idle chooses a worker to help with a task of another one, node: alive, with a slot
+// that has nothing to do, one of those allowed, nil for all; "" when there is none.
+func (m *Members) Idle(node string, allowed func(string) bool) string {
+	for _, name := range sortedKeys(m.nodes) {
+		n := m.nodes[name]
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == node {
+			continue
+		}
+		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots && (allowed == nil || allowed(name)) {
+			n.given++
+			return name
+		}
+	}
+	return ""
+}
+
+// AnyIdle reports whether a live worker has a slot with nothing to do.
+func (m *Members) AnyIdle() bool {
+	for _, n := range m.nodes {
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive {
+			continue
+		}
+		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots {
+			return true
+		}
+	}
+	return false
+}
+
+// Held is a task that a live worker has in hand.
+type Held struct {
+	wire.InFlight
+	Node string
+}
+
+// Holding lists the tasks of a job that live workers have in hand, copies apart, at
+// most limit.
+func (m *Members) Holding(job uint64, limit int) []Held {
+	var list []Held
+	for name, n := range m.nodes {
+		if n.Role != wire.RoleWorker || n.State == wire.NodeDead || n.State == wire.NodeLeft {
+			continue
+		}
+		n.read()
+		for _, t := range n.InFlight {
+			if t.Job == job && !t.Copy && len(list) < limit {
+				list = append(list, Held{t, name})
+			}
+		}
+	}
+	return list
+}
+
+// Workers lists the workers that take tasks, by name.
+func (m *Members) Workers() []Worker {
+	var list []Worker
+	for _, name := range sortedKeys(m.nodes) {
+		n := m.nodes[name]
+		if n.Role == wire.RoleWorker && (n.State == wire.NodeAlive || n.State == wire.NodeSuspect) {
+			list = append(list, Worker{Name: name, Slots: max(n.Heartbeat.Slots, 1)})
+		}
+	}
+	return list
 }
 
 // Slots is the number of compute slots of all workers that take tasks.

@@ -215,3 +215,34 @@ func TestRescuersTakeTurns(t *testing.T) {
 		t.Fatalf("rescued by %q, which takes no tasks", got)
 	}
 }
+
+func TestHelpersAndWhatTheyHelpWith(t *testing.T) {
+	m, now := NewMembers(), time.Unix(1000, 0)
+	m.Observe(beat("a", 1, 4, 5), now)
+	copied := beat("b", 1, 6)
+	copied.InFlight[0].Copy = true
+	m.Observe(copied, now.Add(time.Second))
+	m.Observe(beat("a", 1, 5, 7), now.Add(2*time.Second))
+	since := make(map[int]time.Duration)
+	for _, h := range m.Holding(1, 10) {
+		if since[h.Task] = h.Since.Sub(now); h.Node != "a" {
+			t.Errorf("%+v is no copy", h)
+		}
+	}
+	if len(since) != 2 || since[5] != 0 || since[7] != 2*time.Second || len(m.Holding(2, 10)) != 0 || len(m.Holding(1, 1)) != 1 {
+		t.Errorf("held since %v", since)
+	}
+	if !m.AnyIdle() || m.Idle("b", nil) != "" || m.Idle("a", func(string) bool { return false }) != "" || m.Idle("a", nil) != "b" {
+		t.Error("b has one slot that has nothing to do")
+	}
+	if m.AnyIdle() || m.Idle("a", nil) != "" {
+		t.Error("b was given something")
+	}
+	// The copy is its owner's to look after, not that of whoever leads.
+	if orphans := m.Gone("b", now.Add(3*time.Second)); len(orphans) != 0 {
+		t.Errorf("orphans %v", orphans)
+	}
+	if orphans := m.Gone("a", now.Add(3*time.Second)); len(orphans) != 2 || len(m.Workers()) != 0 {
+		t.Errorf("orphans %v", orphans)
+	}
+}

@@ -7,10 +7,15 @@ import (
 )
 
 const (
-	// targetTask is the work in a task: long enough that its bookkeeping does
+	// mostTask is the work in a task at most: long enough that its bookkeeping does
 	// not count, short enough that a new job starts soon and little is lost
-	// with a node.
-	targetTask = 100 * time.Millisecond
+	// with a node. leastTask is the work in it at least, where a batch takes less.
+	mostTask  = 100 * time.Millisecond
+	leastTask = 10 * time.Millisecond
+	// windowParts is into how many tasks at least a job's part of [RateWindow] is cut, so
+	// that rates over such a window can be equal to within a percent or two: results
+	// come by whole tasks. A cheap model's batches are many beside a dear one's.
+	windowParts = 200
 	// tasksPerSlot is how many tasks a slot should get at least, so that the
 	// nodes finish a job at about the same time.
 	tasksPerSlot = 4
@@ -30,6 +35,8 @@ type Experience struct {
 	// Time is the mean processing time of a batch, Images its mean size.
 	Time   time.Duration
 	Images float64
+	// Job is the one that showed it, where that matters.
+	Job uint64
 }
 
 // Of is what is known of batches with the given number of images, as far as their
@@ -38,13 +45,17 @@ func (e Experience) Of(images int) Experience {
 	if e.Images < 1 {
 		return Experience{}
 	}
-	return Experience{Time: time.Duration(float64(e.Time) * float64(images) / e.Images), Images: float64(images)}
+	return Experience{Time: time.Duration(float64(e.Time) * float64(images) / e.Images), Images: float64(images), Job: e.Job}
 }
 
 // Size freezes in a record how many batches a task has: as [TaskSize] says, at most
-// a round, and so many that the plan has no more than [wire.MaxTasks] tasks.
-func Size(rec *wire.JobRecord, known Experience, slots int) {
-	rec.TaskSize = min(TaskSize(rec.Batches(), known, slots), rec.RoundBatches())
+// a round, and so many that the plan has no more than [wire.MaxTasks] tasks. The end
+// of a job that has one round is cut into smaller tasks for the slots that there are.
+func Size(rec *wire.JobRecord, known Experience, round time.Duration, slots int) {
+	rec.TaskSize = min(TaskSize(rec.Batches(), known, round, slots), rec.RoundBatches())
+	if !rec.Doc.Training() && !rec.Doc.Forever && rec.Doc.Rounds <= 1 {
+		rec.Tail = slots
+	}
 	if rec.Doc.Outputs == wire.OutputsProbs || rec.Doc.Outputs == wire.OutputsRaw {
 		rec.TaskSize = min(rec.TaskSize, maxOutputTask)
 	}
@@ -53,15 +64,21 @@ func Size(rec *wire.JobRecord, known Experience, slots int) {
 	}
 }
 
-// TaskSize is the number of batches to put into a task: about [targetTask] of
-// work by what is known of the model (1 without experience), and at least
-// [tasksPerSlot] tasks for each of the cluster's slots.
-func TaskSize(batches int, known Experience, slots int) int {
+// TaskSize is the number of batches to put into a task: at most [mostTask] of work by
+// what is known of the model (1 without experience), and at least [tasksPerSlot]
+// tasks for each of the cluster's slots. Round is the time of one batch of every job
+// that is expected to run beside it, its own included; 0 when it runs alone.
+func TaskSize(batches int, known Experience, round time.Duration, slots int) int {
+	slots = max(slots, 1)
 	size := 1
 	if known.Time > 0 && known.Images >= 1 {
-		size = min(int(targetTask/known.Time), int(maxTaskImages/known.Images))
+		size = int(mostTask / known.Time)
+		if round > 0 {
+			size = min(size, max(int(RateWindow*time.Duration(slots)/windowParts/round), int(leastTask/known.Time)))
+		}
+		size = min(size, int(maxTaskImages/known.Images))
 	}
-	if share := batches / (tasksPerSlot * max(slots, 1)); size > share {
+	if share := batches / (tasksPerSlot * slots); size > share {
 		size = share
 	}
 	return min(max(size, 1), maxTaskSize)

@@ -23,8 +23,12 @@ type tasks struct {
 	waits  map[string]*waiting // by subject
 }
 
-// queue is the consumer of a job's tasks.
-type queue struct{ job uint64 }
+// queue is the consumer of a job's tasks. It gives out so many at a time, with 0 any
+// number.
+type queue struct {
+	job      uint64
+	inFlight int
+}
 
 // waiting is a task in the stream.
 type waiting struct {
@@ -49,7 +53,7 @@ func (w *World) ensureTasks() {
 func (t *tasks) name(job uint64) string { return fmt.Sprintf("%d-%d", job, t.life) }
 
 // OpenQueue makes sure that a job's tasks can be pulled.
-func (c *Conn) OpenQueue(ctx context.Context, job uint64) (string, error) {
+func (c *Conn) OpenQueue(ctx context.Context, job uint64, inFlight int) (string, error) {
 	return call(ctx, c, "open queue", true, func() (string, error) {
 		c.w.ensureTasks()
 		name := c.w.tasks.name(job)
@@ -57,6 +61,7 @@ func (c *Conn) OpenQueue(ctx context.Context, job uint64) (string, error) {
 			c.w.logf("%s: queue %s opened", c.name, name)
 			c.w.tasks.queues[name] = &queue{job: job}
 		}
+		c.w.tasks.queues[name].inFlight = inFlight
 		return name, nil
 	})
 }
@@ -180,8 +185,13 @@ func (q taskQueue) Next(ctx context.Context) (broker.Delivery, error) {
 			return nil, jetstream.ErrConsumerDeleted
 		}
 		var first *waiting
+		inFlight := 0
 		for _, m := range t.waits {
-			if m.job != t.queues[q.name].job || time.Now().Before(m.until) {
+			if m.job != t.queues[q.name].job {
+				continue
+			}
+			if time.Now().Before(m.until) {
+				inFlight++
 				continue
 			}
 			if first == nil || (m.delivered > 0) != (first.delivered > 0) && m.delivered > 0 ||
@@ -189,7 +199,7 @@ func (q taskQueue) Next(ctx context.Context) (broker.Delivery, error) {
 				first = m
 			}
 		}
-		if first == nil {
+		if most := t.queues[q.name].inFlight; first == nil || most > 0 && inFlight >= most {
 			return nil, nil
 		}
 		first.delivered++
