@@ -207,6 +207,9 @@ func (l *leader) compact(ctx context.Context, job uint64) (dropped bool, err err
 			return false, err
 		}
 		l.Log.Debug("results moved into the store", "job", job, "results", rec.Results.Tasks, "bytes", rec.Results.Bytes, "file", rec.Results.File)
+		if err := l.dropOutputs(ctx, rec); err != nil || !last {
+			return false, err
+		}
 	}
 	if !last {
 		return false, nil
