@@ -265,7 +265,7 @@ func TestShareRefusesNonsense(t *testing.T) {
 func TestPull(t *testing.T) {
 	g := newGrouped(t)
 	b := g.connect()
-	name, err := b.OpenQueue(g.ctx, 1)
+	name, err := b.OpenQueue(g.ctx, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
