@@ -9,6 +9,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+const (
+	// readFirst is how many results a reader asks for at first, readBytes about how many
+	// bytes of them later: they may be of any size up to a message's.
+	readFirst = 16
+	readBytes = 8 << 20
+)
+
 // ReadResults calls fn for every stored result of a job, in the order stored,
 // until fn returns false. The order is that of completion, not of the tasks.
 func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject string, data []byte) (more bool, err error)) error {
@@ -62,9 +69,13 @@ func readThrough(ctx context.Context, stream jetstream.Stream, subject string, f
 		_ = stream.DeleteConsumer(within, info.Name)
 	}()
 	next = 1
+	ahead, bytes := readFirst, uint64(0)
 	for left, delivered := info.NumPending, uint64(0); left > 0; {
+		if delivered > 0 { // so many as are about readBytes
+			ahead = int(min(max(readBytes*delivered/(bytes+1), 1), readAhead))
+		}
 		within, cancel := context.WithTimeout(ctx, pullExpiry)
-		batch, err := consumer.Fetch(int(min(left, readAhead)), jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))
+		batch, err := consumer.Fetch(int(min(left, uint64(ahead))), jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))
 		if err != nil {
 			cancel()
 			return next, true, context.Cause(ctx)
@@ -77,6 +88,7 @@ func readThrough(ctx context.Context, stream jetstream.Stream, subject string, f
 				break
 			}
 			got, next, left = true, meta.Sequence.Stream+1, left-1
+			bytes += uint64(len(m.Data()))
 			if more, err := fn(&Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}); err != nil || !more {
 				cancel()
 				return next, false, err

@@ -134,6 +134,35 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// An erased file leaves nothing, not even its entry in the index.
+func TestErase(t *testing.T) {
+	s, b, ctx := open(t)
+	put(t, s, ctx, "f", "one")
+	kept := put(t, s, ctx, "g", "two")
+	put(t, s, ctx, "f", "two")
+	for range 2 { // a file that isn't there is none the second time
+		if err := s.Erase(ctx, "f"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, index, err := b.Files(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := index.Get(ctx, objectstore.KeyOf("f")); !errors.Is(err, jetstream.ErrKeyNotFound) {
+		t.Errorf("its entry is left: %v", err)
+	}
+	if p, err := s.Object(ctx, kept.Digest, 3); err != nil || string(p) != "two" {
+		t.Errorf("another file's contents: %q, %v", p, err)
+	}
+	if v := put(t, s, ctx, "f", "again"); v.Version != 1 {
+		t.Errorf("it begins at version %d", v.Version)
+	}
+	if err := s.Erase(ctx, "no//name"); !errors.Is(err, objectstore.ErrBadName) {
+		t.Errorf("erase a bad name: %v", err)
+	}
+}
+
 // Chunks of objects that are stored at the same time lie between each other.
 func TestReadBetweenOtherChunks(t *testing.T) {
 	s, b, ctx := open(t)

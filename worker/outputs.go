@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,10 +17,19 @@ import (
 // predict runs the model on a batch, for the outputs that the task asks for. The
 // time is that of the prediction alone.
 func predict(ctx context.Context, s *models.Session, n int, batch *dataset.Batch, outputs string) (*wire.BatchResult, error) {
-	want := map[string]models.Outputs{wire.OutputsProbs: models.AllProbs, wire.OutputsRaw: models.RawOutput}[outputs]
+	want := models.NoOutputs
+	switch outputs {
+	case wire.OutputsProbs:
+		want = models.AllProbs
+	case wire.OutputsRaw:
+		want = models.RawOutput
+	}
 	began := time.Now()
 	p, err := s.PredictWith(ctx, batch, want)
 	took := time.Since(began)
+	if errors.Is(err, models.ErrNotClassifier) {
+		err = fmt.Errorf("%w; a job submitted with --outputs raw keeps what it gives", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,13 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		if !r.Ended.IsZero() {
 			add("ended", "%s", render.Time(r.Ended))
 		}
+		switch s := r.Results; {
+		case s == nil:
+		case !s.Removed.IsZero():
+			add("results", "removed %s", render.Time(s.Removed))
+		case s.Tasks > 0:
+			add("results", "%s in %s", render.Bytes(s.Bytes), s.File)
+		}
 		if t := r.Trained; t != nil {
 			add("trained", "%s@%d, accuracy %s on its training data", t.Model, t.Version, render.Percent(t.Accuracy))
 			if t.HeldOut > 0 {

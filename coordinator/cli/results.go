@@ -153,7 +153,11 @@ func kind(r *wire.JobRecord) string {
 // record is the job's record. One that has just been accepted has none yet: it is
 // waited for with --follow.
 func (p *resultPrinter) record() (*wire.JobRecord, error) {
-	rec, err := p.api.Record(p.ctx, p.job)
+	find := p.api.Record
+	if p.follow {
+		find = p.api.AwaitRecord
+	}
+	rec, err := find(p.ctx, p.job)
 	if err != nil || rec != nil {
 		return rec, err
 	}

@@ -78,20 +78,16 @@ func (c *Client) StoredResults(ctx context.Context, job uint64, fn func(task int
 // the job's record as it was read last, and [ErrResultsRemoved].
 func (c *Client) InOrder(ctx context.Context, job uint64, follow bool, fn func(*wire.Result) error) (*wire.JobRecord, error) {
 	s := &source{c: c, job: job}
-	rec, err := c.Record(ctx, job)
-	for follow && rec == nil && ctx.Err() == nil {
-		// Accepted, but its record isn't written yet; or the server is away.
-		sleep(ctx, pollEvery)
-		rec, err = c.Record(ctx, job)
+	find := c.Record
+	if follow {
+		find = c.AwaitRecord
+	}
+	rec, err := find(ctx, job)
+	if err == nil && rec == nil {
+		err = fmt.Errorf("job %d has no record", job)
 	}
 	if err != nil {
 		return nil, err
-	}
-	if rec == nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("job %d has no record", job)
 	}
 	order := &archive.Order{Tasks: rec.Tasks(), Fetch: s.fetch, Emit: func(m *archive.Message) error {
 		r, err := s.result(ctx, m)
@@ -113,10 +109,28 @@ func (c *Client) InOrder(ctx context.Context, job uint64, follow bool, fn func(*
 	return rec, order.Flush(ctx)
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+// AwaitRecord is [Client.Record] that waits for the record of a job that has been
+// accepted. It returns nil for one that hasn't.
+func (c *Client) AwaitRecord(ctx context.Context, job uint64) (*wire.JobRecord, error) {
+	for {
+		rec, err := c.Record(ctx, job)
+		if err != nil || rec != nil {
+			return rec, err
+		}
+		within, cancel := context.WithTimeout(ctx, recordWait)
+		jobs, err := c.b.Jobs(within)
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("look up job %d: %w", job, err)
+		}
+		if jobs.CachedInfo().State.LastSeq < job {
+			return nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pollEvery):
+		}
 	}
 }
 
