@@ -10,8 +10,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// nextOne asks a queue for one task that is there.
-const nextOne = `{"batch":1,"no_wait":true}`
+// nextOne asks a queue for one task that is there. One whose tasks in flight are limited
+// is asked nextOfLimited: the server leaves a question at the limit unanswered until
+// it has expired.
+const (
+	nextOne       = `{"batch":1,"no_wait":true}`
+	nextOfLimited = `{"batch":1,"no_wait":true,"expires":10000000}`
+)
 
 // What a server says in the header of a message that is no task.
 const (
@@ -37,6 +42,8 @@ type puller struct {
 type taskQueue struct {
 	*puller
 	name string
+	// question is what it is asked for a task.
+	question string
 }
 
 // Next asks for one task that is there.
@@ -77,7 +84,7 @@ func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
 var errNoTask = errors.New("the queue can't answer now")
 
 func (q taskQueue) ask(ctx context.Context) (*nats.Msg, error) {
-	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, q.sub.Subject, []byte(nextOne)); err != nil {
+	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, q.sub.Subject, []byte(q.question)); err != nil {
 		return nil, err
 	}
 	m, err := q.sub.NextMsgWithContext(ctx)
