@@ -232,7 +232,7 @@ func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, question := consumer.CachedInfo(), nextOne
+	info, question := consumer.CachedInfo(), nextSome
 	if info.Config.MaxAckPending < maxInFlight {
 		question = nextOfLimited
 	}
