@@ -67,6 +67,7 @@ func Connect(ctx context.Context, cfg Config) (*Broker, error) {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	b := &Broker{NC: nc, JS: js, cfg: cfg}
+	b.group.b, b.pull.nc = b, nc
 	if cfg.Leaderless {
 		return b, nil
 	}

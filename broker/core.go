@@ -137,6 +137,8 @@ type Bucket interface {
 	// then for every new value, until fn returns false or ctx ends, which is no
 	// error. It returns one when the watch can't go on.
 	Watch(ctx context.Context, keys string, fn func(*Entry) (more bool)) error
+	// WatchFrom is Watch without what was written before a revision, 0 for all.
+	WatchFrom(ctx context.Context, keys string, revision uint64, fn func(*Entry) (more bool)) error
 }
 
 // Entry is a key's value.

@@ -148,9 +148,17 @@ func (b bucket) Delete(ctx context.Context, key string, revision uint64) error {
 }
 
 func (b bucket) Watch(ctx context.Context, keys string, fn func(*Entry) bool) error {
+	return b.WatchFrom(ctx, keys, 0, fn)
+}
+
+func (b bucket) WatchFrom(ctx context.Context, keys string, revision uint64, fn func(*Entry) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := b.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
+	opts := []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
+	if revision > 0 {
+		opts = append(opts, jetstream.ResumeFromRevision(revision))
+	}
+	w, err := b.kv.Watch(ctx, keys, opts...)
 	if err != nil {
 		return err
 	}

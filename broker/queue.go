@@ -47,7 +47,7 @@ func IsExists(err error) bool {
 // StoreResult stores a task's result and waits until it is durable. It returns
 // [ErrExists] when the task has a result already: the first one stands.
 func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []byte) error {
-	_, err := b.JS.Publish(ctx, SubjectResult(job, task), data)
+	err := b.store(ctx, job, task, data)
 	if IsExists(err) {
 		return ErrExists
 	}
@@ -161,30 +161,30 @@ func (b *Broker) Adopt(reply string, data []byte) (Delivery, error) {
 	if !ok {
 		return nil, ErrNotTask
 	}
-	return adopted{b.NC, reply, data, n}, nil
+	return delivery{b.NC, SubjectWake, reply, data, n}, nil
 }
 
-// adopted is a [Delivery] that another connection received. The server takes its
-// acknowledgement from anybody.
-type adopted struct {
-	nc    *nats.Conn
-	reply string
-	data  []byte
-	n     int
+// delivery is a [Delivery] that this connection received, or another one: the server
+// takes its acknowledgement from anybody.
+type delivery struct {
+	nc             *nats.Conn
+	subject, reply string
+	data           []byte
+	n              int
 }
 
-func (d adopted) Data() []byte      { return d.data }
-func (d adopted) Subject() string   { return SubjectWake }
-func (d adopted) Reply() string     { return d.reply }
-func (d adopted) NumDelivered() int { return d.n }
-func (d adopted) Ack() error        { return d.say("+ACK") }
-func (d adopted) Nak() error        { return d.say(nak) }
-func (d adopted) InProgress() error { return d.say("+WPI") }
-func (d adopted) Term() error       { return d.say("+TERM") }
-func (d adopted) NakWithDelay(delay time.Duration) error {
+func (d delivery) Data() []byte      { return d.data }
+func (d delivery) Subject() string   { return d.subject }
+func (d delivery) Reply() string     { return d.reply }
+func (d delivery) NumDelivered() int { return d.n }
+func (d delivery) Ack() error        { return d.say("+ACK") }
+func (d delivery) Nak() error        { return d.say(nak) }
+func (d delivery) InProgress() error { return d.say("+WPI") }
+func (d delivery) Term() error       { return d.say("+TERM") }
+func (d delivery) NakWithDelay(delay time.Duration) error {
 	return d.say(fmt.Sprintf(`%s {"delay": %d}`, nak, delay.Nanoseconds()))
 }
-func (d adopted) say(what string) error { return d.nc.Publish(d.reply, []byte(what)) }
+func (d delivery) say(what string) error { return d.nc.Publish(d.reply, []byte(what)) }
 
 // Wake tells every worker to look for tasks.
 func (b *Broker) Wake() error { return b.NC.Publish(SubjectWake, nil) }
@@ -232,7 +232,7 @@ func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return taskQueue{consumer}, nil
+	return taskQueue{&b.pull, consumer.CachedInfo().Name}, nil
 }
 
 // Consumer opens the consumer of a queue.
@@ -242,41 +242,6 @@ func (b *Broker) Consumer(ctx context.Context, queue string) (jetstream.Consumer
 		return nil, fmt.Errorf("open queue %s: %w", queue, err)
 	}
 	return consumer, nil
-}
-
-// taskQueue is a [TaskQueue] on a consumer.
-type taskQueue struct{ consumer jetstream.Consumer }
-
-// Next asks for one task that is there.
-func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
-	batch, err := q.consumer.FetchNoWait(1)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case msg, ok := <-batch.Messages():
-		if ok {
-			return delivery{msg}, nil
-		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
-			return nil, err
-		}
-		return nil, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// delivery is a [Delivery] of a consumer.
-type delivery struct{ jetstream.Msg }
-
-// NumDelivered is 1 for a message that doesn't tell.
-func (d delivery) NumDelivered() int {
-	meta, err := d.Metadata()
-	if err != nil {
-		return 1
-	}
-	return int(meta.NumDelivered)
 }
 
 // CloseQueue drops what is left of a job's tasks, and the tries of them.

@@ -38,8 +38,10 @@ const (
 	// where a queue's is.
 	apiStepDown      = "$JS.API.STREAM.LEADER.STEPDOWN."
 	apiStepDownQueue = "$JS.API.CONSUMER.LEADER.STEPDOWN."
-	// apiMessage is where a stream's leader is asked for a message.
+	// apiMessage is where a stream's leader is asked for a message, apiNext where a
+	// queue is asked for tasks.
 	apiMessage = "$JS.API.STREAM.MSG.GET."
+	apiNext    = "$JS.API.CONSUMER.MSG.NEXT."
 )
 
 // Subjects that users may address with any NATS client.
@@ -69,6 +71,10 @@ const (
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
 	prefixRescue    = "idunno.rescue."
+	// prefixStore is where brokers take results that they store together; those that
+	// do are members of groupStore.
+	prefixStore = "idunno.store."
+	groupStore  = "store"
 	// SubjectClosed is where brokers tell of connections that closed.
 	SubjectClosed = "idunno.closed"
 	// SubjectWake tells workers that there are tasks to pull.
@@ -93,6 +99,9 @@ const (
 	keyID     = "id."
 	// KeyJobs matches every job record.
 	KeyJobs = keyJob + "*"
+	keyFold = "fold."
+	// KeyFolds matches every checkpoint.
+	KeyFolds = keyFold + "*"
 )
 
 const (
@@ -149,13 +158,33 @@ func KeyID(id string) string {
 func MessageID(id string) string { return "idunno-" + KeyID(id) }
 
 // JobOfKey is the inverse of [KeyJob].
-func JobOfKey(key string) (uint64, bool) {
-	s, ok := strings.CutPrefix(key, keyJob)
+func JobOfKey(key string) (uint64, bool) { return numberOf(key, keyJob) }
+
+// KeyFold is the key of a job's checkpoint: what its results so far come to.
+func KeyFold(job uint64) string { return keyFold + strconv.FormatUint(job, 10) }
+
+// JobOfFold is the inverse of [KeyFold].
+func JobOfFold(key string) (uint64, bool) { return numberOf(key, keyFold) }
+
+func numberOf(key, prefix string) (uint64, bool) {
+	s, ok := strings.CutPrefix(key, prefix)
 	if !ok {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	return n, err == nil
+}
+
+// subjectStore is where a broker takes a task's result, to store it with others.
+func subjectStore(job uint64, task int) string { return prefixStore + jobTask(job, task) }
+
+// resultOfStore is the result's subject for one of [subjectStore]'s.
+func resultOfStore(subject string) (string, bool) {
+	s, ok := strings.CutPrefix(subject, prefixStore)
+	if _, _, valid := TaskOfResult(prefixResults + s); !ok || !valid {
+		return "", false
+	}
+	return prefixResults + s, true
 }
 
 func jobTask(job uint64, task int) string {
@@ -213,6 +242,9 @@ type Broker struct {
 	tries   atomic.Pointer[jetstream.Stream]
 	dead    atomic.Pointer[jetstream.Stream]
 	lost    lost
+	group   grouper
+	crowd   crowd
+	pull    puller
 }
 
 // streams are the configurations of the streams that are no buckets.
@@ -222,7 +254,7 @@ func streams() []jetstream.StreamConfig {
 			Subjects: []string{SubjectJobs}, Storage: jetstream.FileStorage, Duplicates: duplicates, Discard: jetstream.DiscardNew},
 		{Name: streamResults, Description: "iDunno: one result a task, first write wins",
 			Subjects: []string{prefixResults + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
-			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true},
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, AllowDirect: true, AllowAtomicPublish: true},
 		{Name: streamTries, Description: "iDunno: tries of unfinished jobs' tasks that gave no result",
 			Subjects: []string{prefixTries + "*.*"}, Storage: jetstream.FileStorage, Duplicates: duplicates,
 			MaxMsgsPerSubject: wire.MaxTried, MaxAge: maxTriesAge, AllowDirect: true},

@@ -196,7 +196,7 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	l.last = rec.Job
 	if rec.State == wire.StateRejected {
 		l.Log.Info("job rejected", "job", rec.Job, "reason", rec.Reason)
-		l.ended[rec.Job] = rec
+		l.ended.add(rec, recordSize)
 		l.release(rec.Job)
 		return nil
 	}

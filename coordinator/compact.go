@@ -320,9 +320,9 @@ func (l *leader) rewrite(ctx context.Context, rec *wire.JobRecord, rev uint64) e
 	if err != nil {
 		return err
 	}
-	if rev, err = l.compareAndSet(ctx, broker.KeyJob(rec.Job), p, rev); err != nil {
+	if _, err = l.compareAndSet(ctx, broker.KeyJob(rec.Job), p, rev); err != nil {
 		return fmt.Errorf("write record of job %d: %w", rec.Job, err)
 	}
-	l.do(ctx, func() { l.moved(rec, rev) })
+	l.do(ctx, func() { l.moved(rec) })
 	return nil
 }

@@ -33,12 +33,12 @@ func (l *leader) control(ctx context.Context, req broker.Request, fn func(contex
 	reply, ok := inLoop(ctx, l, func() wire.JobReply {
 		j := l.jobs[r.Job]
 		if j == nil {
-			return l.endedAlready(r.Job)
+			return l.endedAlready(ctx, r.Job)
 		}
 		if err := fn(ctx, j); err != nil {
 			return wire.JobReply{Error: asWireError(err)}
 		}
-		return l.describe(r.Job)
+		return l.describe(ctx, r.Job)
 	})
 	if !ok {
 		return wire.JobReply{Error: unavailable(ctx.Err())}
@@ -47,8 +47,8 @@ func (l *leader) control(ctx context.Context, req broker.Request, fn func(contex
 }
 
 // endedAlready refuses to change a job that has ended, or isn't there.
-func (l *leader) endedAlready(job uint64) wire.JobReply {
-	reply := l.describe(job)
+func (l *leader) endedAlready(ctx context.Context, job uint64) wire.JobReply {
+	reply := l.describe(ctx, job)
 	if reply.Error == nil {
 		reply.Error = &wire.Error{Code: wire.CodeJobEnded, Field: "job",
 			Message: fmt.Sprintf("job %d has ended already (%s)", job, reply.Record.State)}

@@ -47,6 +47,9 @@ type Config struct {
 	// MaxQueued is how many admitted jobs may wait while the service takes more;
 	// default [DefaultMaxQueued].
 	MaxQueued int
+	// CheckpointEvery is how many results there are between two checkpoints of a
+	// running job; default [DefaultCheckpointEvery].
+	CheckpointEvery int
 	// CompactAfter is how long after a job's end its results are moved into the SDFS,
 	// negative for never; default [DefaultCompactAfter]. DropAfter is how long after it
 	// they are removed from the stream of results; default [DefaultDropAfter].
@@ -67,6 +70,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.MaxQueued == 0 {
 		cfg.MaxQueued = DefaultMaxQueued
+	}
+	if cfg.CheckpointEvery <= 0 {
+		cfg.CheckpointEvery = DefaultCheckpointEvery
 	}
 	if cfg.CompactAfter == 0 {
 		cfg.CompactAfter = DefaultCompactAfter

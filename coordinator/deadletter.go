@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,7 @@ func (r *roll) noteCrash(ctx context.Context, o sched.Orphan) {
 // they stand for now.
 func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 	doc := rec.Doc
-	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.describe(doc.Retry) })
+	reply, ok := l.lookUpJob(ctx, doc.Retry)
 	switch {
 	case !ok:
 		return fmt.Errorf("look up job %d: %w", doc.Retry, ctx.Err())
@@ -192,36 +193,53 @@ func (l *leader) letters(ctx context.Context, r wire.DLQRequest) (reply wire.DLQ
 			reply.Next = list[len(list)-1].Seq
 		}
 	}
-	_, ok := inLoop(ctx, l, func() bool { l.markRetried(reply.Letters); return true })
-	if !ok {
-		return reply, ctx.Err()
-	}
-	return reply, nil
+	return reply, l.markRetried(ctx, reply.Letters)
 }
 
-// markRetried tells for each letter which job does its task again, in the loop.
-func (l *leader) markRetried(letters []wire.DeadLetter) {
-	retries := make(map[uint64][]*wire.JobRecord)
-	add := func(rec *wire.JobRecord) {
-		if rec.Retry != nil {
-			retries[rec.Retry.Of] = append(retries[rec.Retry.Of], rec)
+// markRetried tells for each letter which job does its task again.
+func (l *leader) markRetried(ctx context.Context, letters []wire.DeadLetter) error {
+	retries, ok := inLoop(ctx, l, func() map[uint64][]uint64 { return l.retriesOf(letters) })
+	if !ok {
+		return ctx.Err()
+	}
+	for of, jobs := range retries {
+		old, ok := l.lookUpJob(ctx, of)
+		if !ok {
+			return ctx.Err()
 		}
-	}
-	for _, rec := range l.ended {
-		add(rec)
-	}
-	for _, j := range l.jobs {
-		add(j.Rec)
-	}
-	for i := range letters {
-		letter := &letters[i]
-		for _, rec := range retries[letter.Job] {
-			old := l.describe(letter.Job).Record
-			if old != nil && rec.Job > letter.RetriedBy && rec.Retry.Tasks.Has(old.Number(letter.Task)) {
-				letter.RetriedBy = rec.Job
+		for _, job := range jobs {
+			r, ok := l.lookUpJob(ctx, job)
+			if !ok {
+				return ctx.Err()
+			}
+			if old.Record == nil || r.Record == nil || r.Record.Retry == nil {
+				continue
+			}
+			for i := range letters {
+				letter := &letters[i]
+				if letter.Job == of && job > letter.RetriedBy && r.Record.Retry.Tasks.Has(old.Record.Number(letter.Task)) {
+					letter.RetriedBy = job
+				}
 			}
 		}
 	}
+	return nil
+}
+
+// retriesOf are the jobs that retry those of the letters, in the loop.
+func (l *leader) retriesOf(letters []wire.DeadLetter) map[uint64][]uint64 {
+	retries := make(map[uint64][]uint64)
+	for i := range letters {
+		if of := letters[i].Job; len(l.ended.retries[of]) > 0 {
+			retries[of] = slices.Clone(l.ended.retries[of])
+		}
+	}
+	for job, j := range l.jobs {
+		if r := j.Rec.Retry; r != nil && slices.ContainsFunc(letters, func(letter wire.DeadLetter) bool { return letter.Job == r.Of }) {
+			retries[r.Of] = append(retries[r.Of], job)
+		}
+	}
+	return retries
 }
 
 // answerRetry submits a job that does failed tasks again.

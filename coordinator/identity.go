@@ -80,10 +80,7 @@ func (l *leader) owner(ctx context.Context, id string) (job, rev uint64, err err
 
 // refused reports whether a job was rejected for its own document: it has never run.
 func (l *leader) refused(ctx context.Context, job uint64) (bool, error) {
-	refused, ok := inLoop(ctx, l, func() bool {
-		rec := l.ended[job]
-		return rec != nil && rec.State == wire.StateRejected && rec.DuplicateOf == 0
-	})
+	refused, ok := inLoop(ctx, l, func() bool { return l.ended.refused.has(job) })
 	if !ok {
 		return false, ctx.Err()
 	}

@@ -81,6 +81,10 @@ type leader struct {
 	closing map[uint64]bool
 	// stuck counts how often in a row an active job was found waiting for nobody.
 	stuck map[uint64]int
+	// saving says that a checkpoint is being written or removed.
+	saving bool
+	// foldsLooked is when checkpoints that are due were last looked for.
+	foldsLooked time.Time
 	// steering is who works for what.
 	steering *steering
 	// kept are the ended jobs whose results are still in the stream.
@@ -194,6 +198,7 @@ func (l *leader) loop(ctx context.Context) error {
 			err = l.settle(ctx)
 		case <-tick.C:
 			l.sum(sumAtOnce)
+			l.checkpoint(ctx, time.Now())
 			err = errors.Join(l.watch(ctx, time.Now()), l.steer(ctx, time.Now()), l.tidy(ctx))
 			if l.expire(time.Now()); len(l.doomed) > 0 || len(l.complete) > 0 {
 				err = errors.Join(err, l.settle(ctx))

@@ -18,6 +18,9 @@ const maxEarly = 4096
 // milliseconds of work.
 const sumAtOnce = 10
 
+// maxUnsummed bounds the sums of nodes that wait: a kilobyte each.
+const maxUnsummed = 8192
+
 // workload is what a batch's time depends on, by digest, and the batch's size where
 // that is not as stored.
 type workload struct {
@@ -49,12 +52,16 @@ type ledger struct {
 	log    *slog.Logger
 	jobs   map[uint64]*sched.Job
 	revs   map[uint64]uint64
-	ended  map[uint64]*wire.JobRecord
+	ended  ended
 	totals *nodeTotals // over all ended jobs but those of unsummed
 	// unsummed are ended jobs whose sums are yet to be added to the totals: there may
 	// be thousands when a coordinator starts, and nobody shall wait for them.
 	unsummed []unsummed
-	last     uint64
+	// unsummedNodes is the number of sums in it, at most [maxUnsummed].
+	unsummedNodes int
+	last          uint64
+	// seen is the revision up to which the records have been read.
+	seen uint64
 	// epoch is the highest that has written a record.
 	epoch uint64
 	// known is what the last job showed of a model on a data set.
@@ -64,6 +71,8 @@ type ledger struct {
 	results uint64
 	early   map[uint64][]early
 	waiting int
+	// folds are the checkpoints of unfinished jobs.
+	folds map[uint64]foldMark
 	// reread is where results have to be read again from, 0 for nowhere.
 	reread uint64
 }
@@ -81,12 +90,14 @@ type early struct {
 }
 
 func newLedger(log *slog.Logger) *ledger {
-	return &ledger{log: log, jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: make(map[uint64]*wire.JobRecord),
-		totals: newNodeTotals(), known: make(map[workload]sched.Experience), early: make(map[uint64][]early)}
+	return &ledger{log: log, jobs: make(map[uint64]*sched.Job), revs: make(map[uint64]uint64), ended: newEnded(),
+		totals: newNodeTotals(), known: make(map[workload]sched.Experience), early: make(map[uint64][]early),
+		folds: make(map[uint64]foldMark)}
 }
 
 // record takes in a record as it is stored, unless it is known.
 func (g *ledger) record(e *broker.Entry) {
+	g.seen = max(g.seen, e.Revision)
 	job, ok := broker.JobOfKey(e.Key)
 	if !ok || e.Revision <= g.revs[job] {
 		return
@@ -102,7 +113,8 @@ func (g *ledger) record(e *broker.Entry) {
 	switch j := g.jobs[job]; {
 	case rec.State.Ended():
 		delete(g.jobs, job)
-		g.remember(rec)
+		delete(g.revs, job)
+		g.remember(rec, len(e.Value))
 	case j != nil:
 		j.Rec = rec
 	default:
@@ -117,25 +129,31 @@ func (g *ledger) record(e *broker.Entry) {
 	delete(g.early, job)
 }
 
-// remember keeps an ended job: its record, its part in the nodes' totals, and how
-// long its batches took.
-func (g *ledger) remember(rec *wire.JobRecord) {
-	if known := g.ended[rec.Job]; known != nil {
-		known.Results = rec.Results // nothing else of it changes
+// What a record takes in memory, in bytes, and each of the nodes in it, about.
+const (
+	recordSize = 1 << 10
+	nodeSize   = 512
+)
+
+// remember notes an ended job: its part in the nodes' totals, and how long its
+// batches took. Its record, of that size in bytes, is kept for a while.
+func (g *ledger) remember(rec *wire.JobRecord, size int) {
+	var sums unsummed
+	if s := rec.Summary; s != nil {
+		sums.stats = &wire.JobStats{Job: s.Job, Started: s.Started, Last: s.Last, Nodes: s.Nodes}
+		for i := range s.Nodes {
+			sums.nodes = append(sums.nodes, s.Nodes[i].Raw)
+		}
+		dropRaw(rec)
+	}
+	if !g.ended.add(rec, size) || rec.Summary == nil {
 		return
 	}
-	g.ended[rec.Job] = rec
-	s := rec.Summary
-	if s == nil {
-		return
+	g.unsummed, g.unsummedNodes = append(g.unsummed, sums), g.unsummedNodes+len(sums.nodes)
+	for g.unsummedNodes > maxUnsummed && len(g.unsummed) > 0 {
+		g.sum(1)
 	}
-	sums := unsummed{stats: s}
-	for i := range s.Nodes {
-		sums.nodes = append(sums.nodes, s.Nodes[i].Raw)
-		s.Nodes[i].Raw = nil // a record without them is small
-	}
-	g.unsummed = append(g.unsummed, sums)
-	if s.Batches > 0 && rec.ModelDigest != "" {
+	if s := rec.Summary; s.Batches > 0 && rec.ModelDigest != "" {
 		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
 			Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
 	}
@@ -143,9 +161,8 @@ func (g *ledger) remember(rec *wire.JobRecord) {
 
 // moved is told that the record of an ended job was written with the place of its
 // results.
-func (g *ledger) moved(rec *wire.JobRecord, revision uint64) {
-	g.revs[rec.Job] = max(g.revs[rec.Job], revision)
-	if known := g.ended[rec.Job]; known != nil {
+func (g *ledger) moved(rec *wire.JobRecord) {
+	if known := g.ended.get(rec.Job); known != nil {
 		known.Results = rec.Results
 	}
 }
@@ -154,6 +171,7 @@ func (g *ledger) moved(rec *wire.JobRecord, revision uint64) {
 func (g *ledger) sum(most int) {
 	n := min(most, len(g.unsummed))
 	for _, u := range g.unsummed[:n] {
+		g.unsummedNodes -= len(u.nodes)
 		if err := g.totals.addSummary(u); err != nil {
 			g.log.Error("merge statistics", "job", u.stats.Job, "error", err)
 		}
@@ -171,7 +189,7 @@ func (g *ledger) fold(r *wire.Result, seq uint64, at time.Time) (news bool) {
 	}
 	// Records are read side by side with results, and only the newest value of each:
 	// that of a later job may come first.
-	if g.ended[r.Job] == nil {
+	if !g.ended.has(r.Job) {
 		g.keep(r, seq, at)
 	}
 	return false
@@ -208,15 +226,18 @@ func (g *ledger) earliest() uint64 {
 }
 
 // readFrom is the place from which a new reader has to read results: behind the
-// last one taken in, or where the oldest unfinished job begins. newest is the
-// place of the last result there is.
+// last one taken in, or where the oldest unfinished job begins or has a checkpoint. newest is the
+// place of the last result there is. A job that waits and has never run has none.
 func (g *ledger) readFrom(newest uint64) uint64 {
 	from := newest + 1
 	if g.results > 0 {
 		from = min(from, g.results+1)
 	} else {
-		for _, j := range g.jobs {
-			from = min(from, j.Rec.ResultsFrom)
+		for job, j := range g.jobs {
+			if j.Rec.State == wire.StateQueued && j.Rec.Started.IsZero() {
+				continue
+			}
+			from = min(from, max(j.Rec.ResultsFrom, g.folds[job].place+1))
 		}
 	}
 	if g.reread > 0 {

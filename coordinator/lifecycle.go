@@ -100,6 +100,10 @@ func (l *leader) start(ctx context.Context, turn sched.Turn) error {
 func (l *leader) change(ctx context.Context, j *sched.Job, state wire.State) error {
 	rec := *j.Rec
 	rec.State = state
+	if state == wire.StateRunning && rec.Started.IsZero() {
+		// It has no result before this moment, however long it has waited.
+		rec.Started, rec.ResultsFrom = time.Now(), max(rec.ResultsFrom, l.results+1)
+	}
 	if err := l.write(ctx, &rec); err != nil {
 		return err
 	}
@@ -169,18 +173,21 @@ func (l *leader) leave(j *sched.Job) {
 func (l *leader) waitsFor(rec *wire.JobRecord) (before uint64, never string) {
 	before = rec.Doc.After
 	for before > 0 {
-		ended := l.ended[before]
+		other, duplicate := l.ended.duplicates[before]
 		switch {
 		case l.jobs[before] != nil:
 			return before, ""
-		case ended == nil:
+		case !l.ended.has(before):
 			return 0, fmt.Sprintf("job %d, after which it was to run, does not exist", before)
-		case ended.DuplicateOf > 0 && ended.DuplicateOf < before:
-			before = ended.DuplicateOf
-		case ended.State == wire.StateDone:
+		case duplicate && other < before:
+			before = other
+		case l.ended.done.has(before):
 			return 0, ""
 		default:
-			return 0, wire.Shorten(fmt.Sprintf("job %d, after which it was to run, is %s: %s", before, ended.State, ended.Reason))
+			if ended := l.ended.get(before); ended != nil {
+				return 0, wire.Shorten(fmt.Sprintf("job %d, after which it was to run, is %s: %s", before, ended.State, ended.Reason))
+			}
+			return 0, fmt.Sprintf("job %d, after which it was to run, didn't end well; `idunno job %d` tells why", before, before)
 		}
 	}
 	return 0, ""
@@ -292,8 +299,9 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	}
 	job := rec.Job
 	l.leave(j)
-	l.remember(&rec)
+	l.remember(&rec, recordSize+nodeSize*len(rec.Summary.Nodes))
 	delete(l.jobs, job)
+	delete(l.revs, job)
 	if shown.State != wire.StateQueued || !j.LastResult().IsZero() {
 		l.keep(job, now)
 	}

@@ -131,16 +131,17 @@ func (r *roll) tick(ctx context.Context, now time.Time) (ask []string) {
 }
 
 func (r *roll) observe(ctx context.Context, p []byte) {
-	h, err := wire.ParseHeartbeat(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	orphans, left, err := r.members.Receive(p, now)
 	if err != nil {
 		r.Log.Warn("unreadable heartbeat", "error", err)
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.heard = time.Now()
-	r.release(ctx, r.members.Observe(h, r.heard))
-	if h.Leaving {
+	r.heard = now
+	r.release(ctx, orphans)
+	if left {
 		r.tell()
 	}
 }

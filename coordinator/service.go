@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"idunno/broker"
 	"idunno/broker/wire"
-	"idunno/coordinator/sched"
 )
 
 const (
@@ -148,32 +148,11 @@ func (l *leader) answerJob(ctx context.Context, req broker.Request) any {
 	if err != nil {
 		return wire.JobReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.JobReply { return l.describe(r.Job) })
+	reply, ok := l.lookUpJob(ctx, r.Job)
 	if !ok {
 		return wire.JobReply{Error: unavailable(ctx.Err())}
 	}
 	return reply
-}
-
-// describe looks a job up, in the loop.
-func (l *leader) describe(job uint64) wire.JobReply {
-	if j := l.jobs[job]; j != nil {
-		rec, stats := *j.Rec, j.Stats(time.Now())
-		if waits := l.whatFor(&rec); waits != "" {
-			rec.Reason, stats.Reason = waits, waits
-		}
-		return wire.JobReply{Record: &rec, Stats: stats}
-	}
-	rec := l.ended[job]
-	if rec == nil {
-		return wire.JobReply{Error: l.noSuchJob(job)}
-	}
-	shown, stats := *rec, rec.Summary
-	if stats == nil {
-		stats = sched.Describe(rec)
-	}
-	shown.Summary = nil
-	return wire.JobReply{Record: &shown, Stats: stats}
 }
 
 func (l *leader) noSuchJob(job uint64) *wire.Error {
@@ -184,46 +163,14 @@ func (l *leader) noSuchJob(job uint64) *wire.Error {
 	return &wire.Error{Code: wire.CodeNoSuchJob, Field: "job", Message: fmt.Sprintf("job %d does not exist; %s", job, allowed)}
 }
 
-// brief is describe without the nodes, for listings.
-func (l *leader) brief(job uint64) wire.JobReply {
-	r := l.describe(job)
-	if r.Stats != nil {
-		stats := *r.Stats
-		stats.Nodes = []wire.NodeStats{}
-		r.Stats = &stats
-	}
-	return r
-}
-
 func (l *leader) answerList(ctx context.Context, req broker.Request) any {
 	r, err := wire.ParseJobRequest(req.Data)
 	if err != nil {
 		return wire.JobsReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.JobsReply { return l.page(r.Before, r.Limit) })
-	if !ok {
-		return wire.JobsReply{Error: unavailable(ctx.Err())}
-	}
-	return reply
-}
-
-// page lists jobs below before (0: all), newest first, in the loop.
-func (l *leader) page(before uint64, limit int) wire.JobsReply {
-	if limit < 1 || limit > pageLimit {
-		limit = pageLimit
-	}
-	next := l.last
-	if before > 0 {
-		next = min(next, before-1)
-	}
-	reply := wire.JobsReply{Jobs: []wire.JobReply{}}
-	for ; next > 0 && len(reply.Jobs) < limit; next-- {
-		if r := l.brief(next); r.Error == nil {
-			reply.Jobs = append(reply.Jobs, r)
-		}
-	}
-	if next > 0 {
-		reply.Next = next + 1
+	reply, err := l.listJobs(ctx, r.Before, r.Limit)
+	if err != nil {
+		return wire.JobsReply{Error: asWireError(err)}
 	}
 	return reply
 }
@@ -233,21 +180,18 @@ func (l *leader) answerStats(ctx context.Context, req broker.Request) any {
 	if err != nil {
 		return wire.StatsReply{Error: asWireError(err)}
 	}
-	reply, ok := inLoop(ctx, l, func() wire.StatsReply {
-		if r.Job == 0 {
-			return l.allStats()
-		}
-		return l.jobStats(r.Job)
-	})
+	if r.Job > 0 {
+		return l.jobStats(ctx, r.Job)
+	}
+	return l.allStats(ctx)
+}
+
+// jobStats are the statistics of a job and of the nodes that worked on it.
+func (l *leader) jobStats(ctx context.Context, job uint64) wire.StatsReply {
+	r, ok := l.lookUpJob(ctx, job)
 	if !ok {
 		return wire.StatsReply{Error: unavailable(ctx.Err())}
 	}
-	return reply
-}
-
-// jobStats are the statistics of a job and of the nodes that worked on it, in the loop.
-func (l *leader) jobStats(job uint64) wire.StatsReply {
-	r := l.describe(job)
 	if r.Error != nil {
 		return wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}, Error: r.Error}
 	}
@@ -255,22 +199,67 @@ func (l *leader) jobStats(job uint64) wire.StatsReply {
 }
 
 // allStats are the statistics of the newest jobs, oldest first, and of every node
-// over all jobs there have been, in the loop.
-func (l *leader) allStats() wire.StatsReply {
+// over all jobs there have been.
+func (l *leader) allStats(ctx context.Context) wire.StatsReply {
+	page, err := l.listJobs(ctx, 0, 0)
+	if err != nil {
+		return wire.StatsReply{Error: asWireError(err)}
+	}
 	reply := wire.StatsReply{Jobs: []wire.JobStats{}, Nodes: []wire.NodeStats{}}
-	for _, r := range l.page(0, 0).Jobs {
+	for _, r := range page.Jobs {
 		reply.Jobs = append(reply.Jobs, *r.Stats)
 	}
 	slices.Reverse(reply.Jobs)
+	nodes, ok := inLoop(ctx, l, l.nodeStats)
+	if !ok {
+		return wire.StatsReply{Error: unavailable(ctx.Err())}
+	}
+	reply.Nodes = append(reply.Nodes, nodes...)
+	return reply
+}
+
+// nodeStats are the sums of every node, in the loop.
+func (l *leader) nodeStats() []wire.NodeStats {
 	l.sum(len(l.unsummed))
 	total := l.totals.clone()
 	for _, j := range l.jobs {
 		total.addJob(j, j.Stats(time.Now()))
 	}
-	reply.Nodes = append(reply.Nodes, total.list()...)
-	return reply
+	return total.list()
 }
 
 func (l *leader) answerNodes(_ context.Context, _ broker.Request) any {
-	return wire.NodesReply{Leader: l.Name, Nodes: l.roll.list()}
+	return wire.NodesReply{Leader: l.Name, Nodes: fitting(l.roll.list())}
+}
+
+// fitting cuts what many nodes hold to what a message holds: first the subjects of the
+// tasks' acknowledgements go, then most of the tasks, then all.
+func fitting(nodes []wire.Node) []wire.Node {
+	const each, reply, task = 512, 120, 64
+	size := func() int {
+		n := 0
+		for i := range nodes {
+			n += each
+			for _, t := range nodes[i].InFlight {
+				n += task
+				if t.Reply != "" {
+					n += reply
+				}
+			}
+		}
+		return n
+	}
+	for _, keep := range []int{math.MaxInt, 4, 0} {
+		if size() <= maxRecord {
+			break
+		}
+		for i := range nodes {
+			held := slices.Clone(nodes[i].InFlight[:min(len(nodes[i].InFlight), keep)])
+			for k := range held {
+				held[k].Reply = ""
+			}
+			nodes[i].InFlight = held
+		}
+	}
+	return nodes
 }

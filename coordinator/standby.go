@@ -64,9 +64,9 @@ func (s *standby) read(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	known, failed := make(chan struct{}), make(chan error, 1)
+	known, failed, from := make(chan struct{}), make(chan error, 1), s.ledger.seen+1
 	group.Go(func() {
-		failed <- records.Watch(ctx, broker.KeyJobs, func(e *broker.Entry) bool {
+		failed <- records.WatchFrom(ctx, broker.KeyJobs, from, func(e *broker.Entry) bool {
 			if e == nil {
 				do(ctx, func() { close(known) })
 			} else {
@@ -89,6 +89,9 @@ func (s *standby) read(ctx context.Context) error {
 			call()
 		case <-known:
 			known = nil
+			if err := s.readFolds(ctx, records); err != nil {
+				return err
+			}
 			stop, err := s.readResults(ctx, do, func(r *wire.Result, seq uint64, at time.Time) { s.ledger.fold(r, seq, at) }, nil)
 			if err != nil {
 				return err
@@ -100,7 +103,7 @@ func (s *standby) read(ctx context.Context) error {
 
 // readRecords brings the ledger up to date with the stored records.
 func (c *coordinator) readRecords(ctx context.Context, records broker.Bucket) error {
-	err := records.Watch(ctx, broker.KeyJobs, func(e *broker.Entry) (more bool) {
+	err := records.WatchFrom(ctx, broker.KeyJobs, c.ledger.seen+1, func(e *broker.Entry) (more bool) {
 		if e != nil {
 			c.ledger.record(e)
 		}
@@ -112,7 +115,7 @@ func (c *coordinator) readRecords(ctx context.Context, records broker.Bucket) er
 	if err != nil {
 		return fmt.Errorf("read job records: %w", err)
 	}
-	return nil
+	return c.readFolds(ctx, records)
 }
 
 // readResults has do run fold for every result that the ledger doesn't know, and

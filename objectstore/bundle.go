@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -36,7 +37,7 @@ func (s *Store) PutBundle(ctx context.Context, name string, manifest []byte) (Ve
 		v.PartsSize += p.Size
 	}
 	return s.publish(ctx, name, v, parts, func() error {
-		if err := each(ctx, parts, s.checkPart); err != nil {
+		if err := each(ctx, distinct(parts), s.checkPart); err != nil {
 			return err
 		}
 		return s.ensure(ctx, sp)
@@ -70,6 +71,16 @@ func (s *Store) parts(ctx context.Context, v Version) ([]Object, error) {
 		return nil, err
 	}
 	return partsOf(manifest.Bytes())
+}
+
+// distinct leaves out the parts that a bundle lists again.
+func distinct(parts []Object) []Object {
+	seen := make(map[Object]bool, len(parts))
+	return slices.DeleteFunc(slices.Clone(parts), func(p Object) bool {
+		again := seen[p]
+		seen[p] = true
+		return again
+	})
 }
 
 // checkPart makes sure that a part is stored with the size listed.

@@ -291,18 +291,19 @@ func TestDrainHandsBackAndAnotherGoesOn(t *testing.T) {
 	defer drain()
 	r.active(wire.ActiveJob{Job: job, Model: "mlp"})
 	r.patient()
-	r.publish(10, nil)
+	const many = 200 // more than one can do until it is told
+	r.publish(many, nil)
 	r.results(1)
 	drain()
 	other := r.start("two", 2)
 	defer other()
-	got := r.results(10)
+	got := r.results(many)
 	r.drained()
 	nodes := make(map[string]int)
 	for _, res := range got {
 		nodes[res.Node]++
 	}
-	if nodes["one"]+nodes["two"] != 10 {
+	if nodes["one"]+nodes["two"] != many {
 		t.Fatalf("results by node %v", nodes)
 	}
 }

@@ -271,7 +271,7 @@ func findCard(p []byte) (at, end int, text []byte) {
 	}
 	from := at + 1 + n
 	head := append([]byte{tagKey, byte(len(cardKey))}, cardKey...)
-	if !bytes.HasPrefix(p[from:], head) {
+	if size < uint64(len(head)) || !bytes.HasPrefix(p[from:], head) {
 		return at, at, nil // another pair of texts
 	}
 	end = from + int(size)

@@ -65,7 +65,9 @@ type JobRecord struct {
 	Epoch uint64 `json:"epoch,omitempty"`
 
 	Submitted time.Time `json:"submitted"`
-	Ended     time.Time `json:"ended,omitzero"`
+	// Started is when the job's first task could be taken; zero before.
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
 	// Summary holds the final statistics of an ended job.
 	Summary *JobStats `json:"summary,omitempty"`
 	// Trained describes the model that a training job stored.

@@ -26,7 +26,7 @@ var errBenchNotOK = errors.New("results were lost, doubled or differed: see coun
 // benchCommand is a thin shell over package bench.
 func (a *app) benchCommand() *cobra.Command {
 	return group("bench SCENARIO", "measure: ratios that hold on any machine, and this one's figures",
-		a.benchEngineCommand(), a.benchPipelineCommand(), a.benchFailoverCommand(), a.benchFairnessCommand(), a.benchChaosCommand(), a.benchPowerlossCommand())
+		a.benchEngineCommand(), a.benchPipelineCommand(), a.benchFailoverCommand(), a.benchFairnessCommand(), a.benchChaosCommand(), a.benchPowerlossCommand(), a.benchScaleCommand())
 }
 
 func (a *app) benchEngineCommand() *cobra.Command {

@@ -210,10 +210,19 @@ func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded
 		b.Close()
 		return nil, err
 	}
+	stopStores, err := b.ShareStores()
+	if err != nil {
+		stopEvents()
+		cancel()
+		aside.Wait()
+		b.Close()
+		return nil, err
+	}
 	beat := wire.Heartbeat{Schema: wire.Schema, Node: cfg.Name, Role: wire.RoleBroker, Incarnation: time.Now().UnixNano(),
 		Version: version(), Address: localAddress(b), PID: os.Getpid(), Cores: runtime.NumCPU()}
 	aside.Go(func() { _ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat }) })
 	return func() {
+		stopStores()
 		stopEvents()
 		cancel()
 		aside.Wait()

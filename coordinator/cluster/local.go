@@ -53,8 +53,11 @@ type Config struct {
 	// Cores are split over the workers' compute slots, at least one each;
 	// default the machine's.
 	Cores int
-	// WorkerArgs are further arguments of every worker.
-	WorkerArgs []string
+	// NoWorkers starts none: they come from elsewhere.
+	NoWorkers bool
+	// WorkerArgs are further arguments of every worker, CoordinatorArgs of every
+	// coordinator.
+	WorkerArgs, CoordinatorArgs []string
 	// Env is the children's environment; default this process's.
 	Env []string
 	// ServerFor says where a coordinator or worker connects, instead of to url,
@@ -94,7 +97,10 @@ func Start(ctx context.Context, cfg Config) (*Local, error) {
 	if cfg.Coordinators == 0 {
 		cfg.Coordinators = 1
 	}
-	if cfg.Workers == 0 {
+	switch {
+	case cfg.NoWorkers:
+		cfg.Workers = 0
+	case cfg.Workers == 0:
 		cfg.Workers = 3
 	}
 	if cfg.Cores == 0 {
@@ -134,7 +140,7 @@ func (l *Local) start(ctx context.Context) error {
 func (l *Local) spawnRoles() (names []string, err error) {
 	for i := range l.cfg.Coordinators {
 		name := "coordinator-" + strconv.Itoa(i+1)
-		if _, err := l.spawn(wire.RoleCoordinator, name, []string{"--name", name}); err != nil {
+		if _, err := l.spawn(wire.RoleCoordinator, name, append([]string{"--name", name}, l.cfg.CoordinatorArgs...)); err != nil {
 			return nil, err
 		}
 		names = append(names, name)

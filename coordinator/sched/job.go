@@ -262,9 +262,9 @@ func (j *Job) Stats(now time.Time) *wire.JobStats {
 
 // Summary is [Job.Stats] with the sums that later merges need, for the record.
 func (j *Job) Summary(now time.Time) (*wire.JobStats, error) {
-	s := j.Stats(now)
+	s, k := j.Stats(now), new(packer)
 	for i := range s.Nodes {
-		raw, err := j.nodes[s.Nodes[i].Node].tally.Raw()
+		raw, err := j.nodes[s.Nodes[i].Node].tally.pack(k)
 		if err != nil {
 			return nil, err
 		}

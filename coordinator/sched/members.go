@@ -33,6 +33,8 @@ type Members struct {
 	nodes map[string]*member
 	// conns finds nodes by their connection.
 	conns map[string]string
+	// heads finds them by what their heartbeats begin with.
+	heads map[string]*member
 }
 
 type member struct {
@@ -45,6 +47,10 @@ type member struct {
 	released map[string]bool
 	// silent says that the node was given up for its silence alone: it may live.
 	silent bool
+	// head is what the node's heartbeats begin with, unread the last one when it has
+	// not been read.
+	head   string
+	unread []byte
 	// given counts the tasks handed to the node since its last heartbeat.
 	given int
 }
@@ -61,7 +67,7 @@ type Orphan struct {
 
 // NewMembers returns an empty list.
 func NewMembers() *Members {
-	return &Members{nodes: make(map[string]*member), conns: make(map[string]string)}
+	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member)}
 }
 
 // Observe takes a heartbeat into account. It returns the in-flight tasks of an
@@ -75,6 +81,7 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		n = &member{Node: wire.Node{Since: now}}
 		m.nodes[h.Node] = n
 	}
+	n.read()
 	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
 	if h.Incarnation < n.Incarnation && !gone {
 		return nil
@@ -166,6 +173,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 		if n.State == wire.NodeDead || n.State == wire.NodeLeft {
 			if now.Sub(n.Since) > forgetAfter {
 				delete(m.conns, n.Conn)
+				m.forgetHead(n)
 				delete(m.nodes, name)
 			}
 			continue
@@ -218,6 +226,7 @@ func (m *Members) Gone(name string, now time.Time) []Orphan {
 	if n == nil || n.State == wire.NodeDead || n.State == wire.NodeLeft {
 		return nil
 	}
+	n.read()
 	orphans := n.orphans(n.InFlight, true)
 	n.InFlight = nil
 	n.enter(wire.NodeDead, now)
@@ -258,6 +267,7 @@ func (m *Members) Rescuer(o Orphan) string {
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
 			continue
 		}
+		n.read()
 		// Those that have no task given yet come first: a rescue waits for another.
 		if best == nil || cmp.Or(cmp.Compare(cold(n), cold(best)), cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
 			best = n
@@ -294,7 +304,10 @@ func since(before, after []wire.InFlight, now time.Time) {
 func (m *Members) Idle(node string, allowed func(string) bool) string {
 	for _, name := range sortedKeys(m.nodes) {
 		n := m.nodes[name]
-		if n.Role == wire.RoleWorker && n.State == wire.NodeAlive && name != node && len(n.InFlight)+n.given < n.Heartbeat.Slots && (allowed == nil || allowed(name)) {
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == node {
+			continue
+		}
+		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots && (allowed == nil || allowed(name)) {
 			n.given++
 			return name
 		}
@@ -305,7 +318,10 @@ func (m *Members) Idle(node string, allowed func(string) bool) string {
 // AnyIdle reports whether a live worker has a slot with nothing to do.
 func (m *Members) AnyIdle() bool {
 	for _, n := range m.nodes {
-		if n.Role == wire.RoleWorker && n.State == wire.NodeAlive && len(n.InFlight)+n.given < n.Heartbeat.Slots {
+		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive {
+			continue
+		}
+		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots {
 			return true
 		}
 	}
@@ -326,6 +342,7 @@ func (m *Members) Holding(job uint64, limit int) []Held {
 		if n.Role != wire.RoleWorker || n.State == wire.NodeDead || n.State == wire.NodeLeft {
 			continue
 		}
+		n.read()
 		for _, t := range n.InFlight {
 			if t.Job == job && !t.Copy && len(list) < limit {
 				list = append(list, Held{t, name})
@@ -362,6 +379,7 @@ func (m *Members) Slots() int {
 func (m *Members) List() []wire.Node {
 	list := make([]wire.Node, 0, len(m.nodes))
 	for _, name := range sortedKeys(m.nodes) {
+		m.nodes[name].read()
 		list = append(list, m.nodes[name].Node)
 	}
 	return list

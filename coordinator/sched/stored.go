@@ -21,9 +21,7 @@ func (t *Tally) MergeRaw(raw *wire.RawStats) error {
 		return fmt.Errorf("decode histogram: %w", err)
 	}
 	for _, v := range values {
-		if err := t.times.RecordValues(v.value, v.count); err != nil {
-			return fmt.Errorf("decode histogram: %w", err)
-		}
+		t.times.add(placeOf(v.value), v.count)
 	}
 	t.mergeSums(raw)
 	return nil

@@ -28,7 +28,11 @@ func restoreTally(raw *wire.RawStats) (*Tally, error) {
 		return nil, fmt.Errorf("decode histogram: %w", err)
 	}
 	t := NewTally()
-	t.times.Merge(h)
+	for place, count := range h.Export().Counts {
+		if count > 0 {
+			t.times.add(uint16(place), count)
+		}
+	}
 	t.raw = *raw
 	t.raw.Times = nil
 	return t, nil
@@ -54,7 +58,7 @@ func TestStoredTalliesAreAddedAsTheyWere(t *testing.T) {
 	if !reflect.DeepEqual(whole.raw, quick.raw) {
 		t.Errorf("sums %+v, want %+v", quick.raw, whole.raw)
 	}
-	if !whole.times.Equals(quick.times) {
+	if !reflect.DeepEqual(whole.times, quick.times) {
 		t.Error("the histograms differ")
 	}
 	if whole.raw.Batches < 100_000 {
@@ -82,7 +86,7 @@ func TestStoredTalliesAreCheap(t *testing.T) {
 		}
 	}).AllocedBytesPerOp()
 	if bytes > 100<<10 {
-		t.Errorf("%d bytes; a histogram takes %d", bytes, into.times.ByteSize())
+		t.Errorf("%d bytes", bytes)
 	}
 }
 

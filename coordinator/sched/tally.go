@@ -1,12 +1,9 @@
 package sched
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"idunno/broker/wire"
 )
@@ -23,12 +20,12 @@ const (
 // so merging is exact.
 type Tally struct {
 	raw   wire.RawStats
-	times *hdrhistogram.Histogram
+	times times
 }
 
 // NewTally returns an empty tally.
 func NewTally() *Tally {
-	return &Tally{times: hdrhistogram.New(histMin, histMax, histDigits)}
+	return &Tally{}
 }
 
 // Batch adds a batch.
@@ -49,14 +46,13 @@ func (t *Tally) Batch(b *wire.BatchResult) {
 	r.SumNs += ns
 	hi, lo := bits.Mul64(ns, ns)
 	addSquares(r, hi, lo)
-	// The value is within the range, so recording can't fail.
-	_ = t.times.RecordValue(min(max(b.Nanos, histMin), histMax))
+	t.times.add(placeOf(b.Nanos), 1)
 }
 
 // Merge adds another tally.
 func (t *Tally) Merge(o *Tally) {
 	t.mergeSums(&o.raw)
-	t.times.Merge(o.times)
+	t.times.merge(&o.times)
 }
 
 func (t *Tally) mergeSums(s *wire.RawStats) {
@@ -82,10 +78,12 @@ func addSquares(r *wire.RawStats, hi, lo uint64) {
 }
 
 // Raw returns the sums, for storing.
-func (t *Tally) Raw() (*wire.RawStats, error) {
-	p, err := t.times.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+func (t *Tally) Raw() (*wire.RawStats, error) { return t.pack(new(packer)) }
+
+func (t *Tally) pack(k *packer) (*wire.RawStats, error) {
+	p, err := t.times.encode(k)
 	if err != nil {
-		return nil, fmt.Errorf("encode histogram: %w", err)
+		return nil, err
 	}
 	raw := t.raw
 	raw.Times = p
@@ -111,8 +109,8 @@ func (t *Tally) Stats() wire.Stats {
 	const ms = 1e6
 	s.MeanMs, s.SdMs, s.VarianceMs2 = mean/ms, math.Sqrt(variance)/ms, variance/ms/ms
 	s.MinMs, s.MaxMs = float64(r.MinNs)/ms, float64(r.MaxNs)/ms
-	q := func(p float64) float64 { return float64(t.times.ValueAtQuantile(p)) / ms }
-	s.P50Ms, s.P90Ms, s.P95Ms, s.P99Ms = q(50), q(90), q(95), q(99)
+	q := t.times.quantiles(50, 90, 95, 99)
+	s.P50Ms, s.P90Ms, s.P95Ms, s.P99Ms = float64(q[0])/ms, float64(q[1])/ms, float64(q[2])/ms, float64(q[3])/ms
 	return s
 }
 

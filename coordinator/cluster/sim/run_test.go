@@ -134,7 +134,7 @@ func (r *run) boot(n *node) {
 			if n.worker {
 				err = worker.Run(ctx, worker.Config{Broker: conn, Name: n.name, Slots: 2, CacheDir: r.cache, CacheBytes: 1, MemoryBytes: 1})
 			} else {
-				err = coordinator.Run(ctx, coordinator.Config{Broker: conn, Name: n.name, CompactAfter: -1})
+				err = coordinator.Run(ctx, coordinator.Config{Broker: conn, Name: n.name, CheckpointEvery: 3, CompactAfter: -1})
 			}
 			if ctx.Err() == nil { // as whoever looks after processes would
 				r.w.Logf("%s ended: %v", name, err)

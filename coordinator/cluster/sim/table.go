@@ -142,7 +142,11 @@ func (b bucket) Get(ctx context.Context, key string) (*broker.Entry, error) {
 }
 
 func (b bucket) Watch(ctx context.Context, keys string, fn func(*broker.Entry) bool) error {
-	seen, told := uint64(0), false
+	return b.WatchFrom(ctx, keys, 0, fn)
+}
+
+func (b bucket) WatchFrom(ctx context.Context, keys string, revision uint64, fn func(*broker.Entry) bool) error {
+	seen, told := max(revision, 1)-1, false
 	for {
 		if !b.c.ready(ctx) {
 			return nil

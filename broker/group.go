@@ -1,0 +1,234 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A server that syncs every write to disk stores some thousand messages a second,
+// however many wait. So results that wait for the disk at the same time are written
+// together, with one sync: as the server's atomic batch, in which each result is a
+// message of its own, under its task's subject, refused when there is one already.
+// Nobody waits for others to come: what there is when the write before ends is the
+// next write.
+//
+// The batch is all or nothing: a single result that is there already has it
+// refused, and each is stored by itself then. That, and not the batch, is what makes
+// a result the first; the batch only saves syncs.
+const (
+	// groupLeast is from how many results on a batch is worth its cost: the server
+	// writes one down twice, and syncs some files of its own.
+	groupLeast = 6
+	// groupMost and groupBytes bound a batch. The server takes a thousand messages.
+	groupMost  = 512
+	groupBytes = 8 << 20
+	// groupWait bounds the wait for the answer to a write.
+	groupWait = 5 * time.Second
+	// groupPause is how long nothing is grouped after the server refused a batch for
+	// another reason than a result in it.
+	groupPause = 5 * time.Second
+)
+
+// Headers of a batch's messages.
+const (
+	headerBatch    = "Nats-Batch-Id"
+	headerBatchSeq = "Nats-Batch-Sequence"
+	headerCommit   = "Nats-Batch-Commit"
+)
+
+// storing is a result on its way to the disk.
+type storing struct {
+	subject string
+	data    []byte
+	// done is called once, with the outcome.
+	done func(error)
+	// over says that nobody waits any more: it need not be written.
+	over atomic.Bool
+	// write is the write that it is part of, nil while it waits.
+	write *groupWrite
+}
+
+// groupWrite is a write under way. It ends when nobody waits for it any more: the
+// answer may have got lost with the connection.
+type groupWrite struct {
+	cancel  context.CancelFunc
+	waiting int
+}
+
+// grouper writes results, one write at a time.
+type grouper struct {
+	b *Broker
+	// stored is told how many results each write had; may be nil.
+	stored func(n int)
+
+	mu      sync.Mutex
+	waiting []*storing
+	writing bool
+	// until is the end of a pause in grouping.
+	until time.Time
+}
+
+// add has a result written and calls done with the outcome. The function that it
+// returns says that the outcome is of no interest any more.
+func (g *grouper) add(subject string, data []byte, done func(error)) (leave func()) {
+	s := &storing{subject: subject, data: data, done: done}
+	g.mu.Lock()
+	g.waiting = append(g.waiting, s)
+	if !g.writing {
+		g.writing = true
+		go g.run()
+	}
+	g.mu.Unlock()
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if s.over.Swap(true) || s.write == nil {
+			return
+		}
+		if s.write.waiting--; s.write.waiting == 0 {
+			s.write.cancel()
+		}
+	}
+}
+
+// store is add and the wait for the outcome.
+func (g *grouper) store(ctx context.Context, subject string, data []byte) error {
+	done := make(chan error, 1)
+	leave := g.add(subject, data, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		leave()
+		return context.Cause(ctx)
+	}
+}
+
+// run writes until nothing waits.
+func (g *grouper) run() {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), groupWait)
+		list, grouped := g.next(cancel)
+		if len(list) == 0 {
+			cancel()
+			return
+		}
+		g.write(ctx, list, grouped)
+		cancel()
+	}
+}
+
+// next takes what is to be written now; nothing ends the writer.
+func (g *grouper) next(cancel context.CancelFunc) (list []*storing, grouped bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	write, size, taken := &groupWrite{cancel: cancel}, 0, 0
+	for _, s := range g.waiting {
+		if len(list) > 0 && (len(list) == groupMost || size+len(s.data) > groupBytes) {
+			break
+		}
+		if taken++; s.over.Load() {
+			continue
+		}
+		s.write = write
+		list, size = append(list, s), size+len(s.data)
+	}
+	g.waiting = g.waiting[taken:]
+	if len(g.waiting) == 0 {
+		g.waiting = nil
+	}
+	write.waiting = len(list)
+	g.writing = len(list) > 0
+	return list, len(list) >= groupLeast && time.Now().After(g.until)
+}
+
+func (g *grouper) write(ctx context.Context, list []*storing, grouped bool) {
+	if grouped {
+		err := g.b.publishBatch(ctx, list)
+		if err == nil {
+			if g.stored != nil {
+				g.stored(len(list))
+			}
+			for _, s := range list {
+				s.done(nil)
+			}
+			return
+		}
+		if !IsExists(err) && ctx.Err() == nil {
+			// Too many batches at a time, a server that knows none: each by itself works
+			// there too, and tells what is wrong with it.
+			g.mu.Lock()
+			g.until = time.Now().Add(groupPause)
+			g.mu.Unlock()
+		}
+	}
+	g.each(ctx, list)
+}
+
+// each writes results one by one.
+func (g *grouper) each(ctx context.Context, list []*storing) {
+	var group sync.WaitGroup
+	for _, s := range list {
+		if s.over.Load() {
+			continue
+		}
+		group.Go(func() {
+			_, err := g.b.JS.Publish(ctx, s.subject, s.data)
+			if g.stored != nil && err == nil {
+				g.stored(1)
+			}
+			s.done(err)
+		})
+	}
+	group.Wait()
+}
+
+// errNoBatch is returned by a server that took the messages of a batch for others.
+var errNoBatch = errors.New("the server knows no batches")
+
+// publishBatch stores results durably, all or none. It returns an error for which
+// [IsExists] is true when one of them is there already.
+func (b *Broker) publishBatch(ctx context.Context, list []*storing) error {
+	id := rand.Text()
+	message := func(i int) *nats.Msg {
+		return &nats.Msg{Subject: list[i].subject, Data: list[i].data,
+			Header: nats.Header{headerBatch: {id}, headerBatchSeq: {strconv.Itoa(i + 1)}}}
+	}
+	last := len(list) - 1
+	for i := range last {
+		if err := b.NC.PublishMsg(message(i)); err != nil {
+			return fmt.Errorf("store %d results: %w", len(list), err)
+		}
+	}
+	m := message(last)
+	m.Header[headerCommit] = []string{"1"}
+	reply, err := b.NC.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return fmt.Errorf("store %d results: %w", len(list), err)
+	}
+	var ack struct {
+		Error *jetstream.APIError `json:"error"`
+		Batch string              `json:"batch"`
+		Count int                 `json:"count"`
+	}
+	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+		return fmt.Errorf("store %d results: %w", len(list), err)
+	}
+	switch {
+	case ack.Error != nil:
+		return fmt.Errorf("store %d results: %w", len(list), ack.Error)
+	case ack.Batch != id || ack.Count != len(list):
+		return errNoBatch
+	}
+	return nil
+}
