@@ -291,6 +291,28 @@ func TestPull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for task := 4; task <= 9; task++ {
+		f, err := b.PublishTask(1, task, []byte("x"))
+		if err != nil || f.Wait(g.ctx) != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make(map[string]bool)
+	for _, most := range []int{4, 10} {
+		list, err := queue.(taskQueue).NextSome(g.ctx, most)
+		if err != nil || len(list) > most || len(list) == 0 {
+			t.Fatalf("%d of %d tasks, %v", len(list), most, err)
+		}
+		for _, d := range list {
+			got[d.Subject()] = true
+			if err := d.Ack(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(got) != 6 {
+		t.Errorf("tasks %v", got)
+	}
 	gone, cancel := context.WithCancel(g.ctx)
 	cancel()
 	if _, err := queue.Next(gone); !errors.Is(err, context.Canceled) {

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
-
-// nextOne asks a queue for one task that is there.
-const nextOne = `{"batch":1,"no_wait":true}`
 
 // What a server says in the header of a message that is no task.
 const (
@@ -22,15 +21,21 @@ const (
 	statusNobody = "503"
 )
 
-// puller asks queues for tasks, one at a time. All questions of a connection have
-// one subscription for their answers: the client's own way makes one for each, and
+// more is how long a queue is waited for that has sent some of the tasks it was asked
+// for: what comes later is the first of the next answer.
+const more = 5 * time.Millisecond
+
+// puller asks queues for tasks, one question at a time. All questions of a connection
+// have one subscription for their answers: the client's own way makes one for each, and
 // takes the server more time than the task.
 type puller struct {
 	nc *nats.Conn
 	mu sync.Mutex
-	// sub is where answers come, nil after one that did not: it might still come, and
-	// would be taken for the next one's.
-	sub *nats.Subscription
+	// sub is where answers come, each question under a number of its own; nil after one
+	// that got no answer: it might still come, for a task that somebody else has by then.
+	sub   *nats.Subscription
+	inbox string
+	asked uint64
 }
 
 // taskQueue is a [TaskQueue] on a consumer.
@@ -41,51 +46,100 @@ type taskQueue struct {
 
 // Next asks for one task that is there.
 func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.sub == nil {
-		sub, err := q.nc.SubscribeSync(q.nc.NewInbox())
-		if err != nil {
-			return nil, fmt.Errorf("ask queue %s: %w", q.name, err)
-		}
-		q.puller.sub = sub
-	}
-	m, err := q.ask(ctx)
-	if err != nil {
-		_ = q.sub.Unsubscribe()
-		q.puller.sub = nil
-		return nil, fmt.Errorf("ask queue %s: %w", q.name, err)
-	}
-	if len(m.Data) > 0 || m.Header.Get(headerStatus) == "" {
-		n, ok := deliveries(m.Reply)
-		if !ok {
-			n = 1 // it doesn't tell
-		}
-		return delivery{q.nc, m.Subject, m.Reply, m.Data, n}, nil
-	}
-	switch status := m.Header.Get(headerStatus); status {
-	case statusNone, statusLate:
-		return nil, nil
-	case statusNobody:
-		return nil, fmt.Errorf("ask queue %s: %w", q.name, jetstream.ErrConsumerNotFound)
-	default:
-		return nil, fmt.Errorf("ask queue %s: %w: %s %s", q.name, errNoTask, status, m.Header.Get(headerReason))
-	}
-}
-
-// errNoTask is returned when a queue answers with something else than a task.
-var errNoTask = errors.New("the queue can't answer now")
-
-func (q taskQueue) ask(ctx context.Context) (*nats.Msg, error) {
-	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, q.sub.Subject, []byte(nextOne)); err != nil {
+	list, err := q.NextSome(ctx, 1)
+	if len(list) == 0 {
 		return nil, err
 	}
-	m, err := q.sub.NextMsgWithContext(ctx)
-	if errors.Is(err, nats.ErrNoResponders) {
-		return nil, jetstream.ErrConsumerNotFound
+	return list[0], nil
+}
+
+// NextSome asks for at most so many tasks that are there. An error comes with none.
+func (q taskQueue) NextSome(ctx context.Context, most int) ([]Delivery, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	list, err := q.some(ctx, most)
+	if err != nil && !errors.Is(err, errNoTask) && q.sub != nil {
+		_ = q.sub.Unsubscribe()
+		q.puller.sub = nil
 	}
+	if len(list) > 0 {
+		return list, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("ask queue %s: %w", q.name, err)
+	}
+	return nil, err
+}
+
+func (q taskQueue) some(ctx context.Context, most int) (list []Delivery, err error) {
+	if q.sub == nil {
+		q.puller.inbox = q.nc.NewInbox()
+		if q.puller.sub, err = q.nc.SubscribeSync(q.inbox + ".*"); err != nil {
+			return nil, err
+		}
+	}
+	// Nothing waits for what came too late for the answer before.
+	for pending, _, _ := q.sub.Pending(); pending > 0 && len(list) < most; pending-- {
+		if m, err := q.sub.NextMsg(more); err == nil && m.Header.Get(headerStatus) == "" {
+			list = append(list, q.delivery(m))
+		}
+	}
+	if len(list) > 0 {
+		return list, nil
+	}
+	q.puller.asked++
+	reply := q.inbox + "." + strconv.FormatUint(q.asked, 10)
+	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, reply, fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, most)); err != nil {
+		return nil, err
+	}
+	for len(list) < most {
+		m, err := q.await(ctx, len(list) > 0)
+		switch {
+		case errors.Is(err, nats.ErrTimeout) && len(list) > 0:
+			return list, nil
+		case errors.Is(err, nats.ErrNoResponders):
+			return list, jetstream.ErrConsumerNotFound
+		case err != nil:
+			return list, err
+		}
+		status := m.Header.Get(headerStatus)
+		if status == "" {
+			list = append(list, q.delivery(m))
+			continue
+		}
+		if m.Subject != reply {
+			continue // the answer to another question
+		}
+		switch status {
+		case statusNone, statusLate:
+			return list, nil
+		case statusNobody:
+			return list, jetstream.ErrConsumerNotFound
+		}
+		return list, fmt.Errorf("%w: %s %s", errNoTask, status, m.Header.Get(headerReason))
+	}
+	return list, nil
+}
+
+// await waits for the next message: until ctx ends, or a moment after others have come.
+func (q taskQueue) await(ctx context.Context, some bool) (*nats.Msg, error) {
+	if some {
+		return q.sub.NextMsg(more)
+	}
+	m, err := q.sub.NextMsgWithContext(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	return m, err
 }
+
+func (q taskQueue) delivery(m *nats.Msg) Delivery {
+	n, ok := deliveries(m.Reply)
+	if !ok {
+		n = 1 // it doesn't tell
+	}
+	return delivery{q.nc, m.Subject, m.Reply, m.Data, n}
+}
+
+// errNoTask is returned when a queue answers with something else than a task.
+var errNoTask = errors.New("the queue can't answer now")

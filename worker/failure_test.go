@@ -217,12 +217,12 @@ func TestOnlyFaultsBecomeResults(t *testing.T) {
 	w, ctx := newBench(t, 1)
 	queue(t, w, 2, nil)
 	takeNext := func(delivery int) *held {
-		p, err := w.next(ctx)
+		p, err := w.next(ctx, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.tokens <- struct{}{}
-		h := w.take(ctx, ctx, p, w.tokens)
+		h := w.take(ctx, ctx, p[0], w.tokens)
 		h.attempt = delivery
 		return h
 	}

@@ -17,6 +17,10 @@ const (
 	// idlePoll is how often an idle worker looks by itself: for tasks that came
 	// back by the ack wait, and for wake-up calls that got lost.
 	idlePoll = 250 * time.Millisecond
+	// pullMost is how many tasks are asked for at once, when they are shorter than
+	// briskTask.
+	pullMost  = 16
+	briskTask = 2 * time.Millisecond
 	// pullWait bounds one request to a queue.
 	pullWait = 2 * time.Second
 	// Delays of tasks that are handed back because of a failure.
@@ -48,14 +52,38 @@ func (w *worker) pull(ctx, work context.Context) error {
 		case <-ctx.Done():
 			return nil // told to stop
 		}
-		p, err := w.next(ctx)
+		places := 1 + w.reserve()
+		list, err := w.next(ctx, places)
 		if err != nil {
 			return nil
 		}
-		if t := w.take(ctx, work, p, w.tokens); t != nil {
-			w.ready.put(t) // has room for every token
+		for range places - len(list) {
+			<-w.tokens
+		}
+		for _, p := range list {
+			if t := w.take(ctx, work, p, w.tokens); t != nil {
+				w.ready.put(t) // has room for every token
+			}
 		}
 	}
+}
+
+// reserve takes what there is of further tokens while tasks are so short that asking
+// for each would take longer than to compute it. Longer ones are taken one by one, so
+// that all workers have some of the last.
+func (w *worker) reserve() (n int) {
+	if !w.brisk.Load() {
+		return 0
+	}
+	for n < pullMost-1 {
+		select {
+		case w.tokens <- struct{}{}:
+			n++
+		default:
+			return n
+		}
+	}
+	return n
 }
 
 // welcome begins with a job that has come, between two batches of what is being
@@ -93,8 +121,9 @@ type pulled struct {
 	job uint64
 }
 
-// next returns the next task of the job whose turn it is, waiting for one.
-func (w *worker) next(ctx context.Context) (*pulled, error) {
+// next returns the next tasks of the job whose turn it is, at most so many, waiting
+// for one.
+func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 	for {
 		if w.link.wait(ctx) {
 			w.table.stir()
@@ -118,28 +147,48 @@ func (w *worker) next(ctx context.Context) (*pulled, error) {
 			}
 			continue
 		}
-		msg, err := w.fetchTask(ctx, job, name, queue)
+		msgs, err := w.fetchTasks(ctx, job, name, queue, most)
 		if err != nil {
 			w.Log.Debug("queue does not answer", "job", job, "error", err)
 			w.table.exhausted(job, true)
 			continue
 		}
-		if msg == nil {
+		if len(msgs) == 0 {
 			w.table.exhausted(job, false)
 			continue
 		}
 		if err := ctx.Err(); err != nil {
-			_ = msg.Nak() // it came too late for this worker
+			for _, msg := range msgs {
+				_ = msg.Nak() // it came too late for this worker
+			}
 			return nil, err
 		}
-		return &pulled{msg, job}, nil
+		list := make([]*pulled, len(msgs))
+		for i, msg := range msgs {
+			list[i] = &pulled{msg, job}
+		}
+		return list, nil
 	}
 }
 
-// fetchTask asks a queue for one task; nil when it has none. A request that has
-// been sent is waited for even when ctx ends: the task would be lost until the
-// ack wait brings it back.
+// fetchTask asks a queue for one task; nil when it has none.
 func (w *worker) fetchTask(ctx context.Context, job uint64, name string, queue broker.TaskQueue) (broker.Delivery, error) {
+	list, err := w.fetchTasks(ctx, job, name, queue, 1)
+	if len(list) == 0 {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// some is a queue that can be asked for several tasks at once.
+type some interface {
+	NextSome(ctx context.Context, most int) ([]broker.Delivery, error)
+}
+
+// fetchTasks asks a queue for tasks, at most so many. A request that has been sent is
+// waited for even when ctx ends: the tasks would be lost until the ack wait brings
+// them back.
+func (w *worker) fetchTasks(ctx context.Context, job uint64, name string, queue broker.TaskQueue, most int) ([]broker.Delivery, error) {
 	bound, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	if queue == nil {
@@ -155,7 +204,14 @@ func (w *worker) fetchTask(ctx context.Context, job uint64, name string, queue b
 	defer cancel()
 	request, done := w.link.during(request)
 	defer done()
-	return queue.Next(request)
+	if q, ok := queue.(some); ok && most > 1 {
+		return q.NextSome(request, most)
+	}
+	msg, err := queue.Next(request)
+	if msg == nil {
+		return nil, err
+	}
+	return []broker.Delivery{msg}, err
 }
 
 // take makes a pulled message a task in hand and starts fetching its data. It

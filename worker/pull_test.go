@@ -146,7 +146,7 @@ func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.table.opened(1, w.table.jobs[1].name, drained{tasks, stop})
-	if _, err := w.next(pulling); !errors.Is(err, context.Canceled) {
+	if _, err := w.next(pulling, 1); !errors.Is(err, context.Canceled) {
 		t.Fatalf("next: %v", err)
 	}
 	msg, err := consumer.Next(jetstream.FetchMaxWait(time.Second)) // the ack wait is longer
@@ -161,12 +161,12 @@ func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 func TestUnreadableTaskStaysInTheQueue(t *testing.T) {
 	w, ctx := newBench(t, 1)
 	queue(t, w, 1, func(task *wire.Task) { task.Schema = wire.Schema + 1 })
-	p, err := w.next(ctx)
+	p, err := w.next(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.tokens <- struct{}{}
-	if held := w.take(ctx, ctx, p, w.tokens); held != nil || len(w.tokens) != 0 {
+	if held := w.take(ctx, ctx, p[0], w.tokens); held != nil || len(w.tokens) != 0 {
 		t.Fatalf("took %+v", held)
 	}
 	if err := onNATS(w).NC.FlushWithContext(ctx); err != nil {

@@ -45,7 +45,9 @@ func (w *worker) slot(ctx context.Context) {
 // carry sees a task through to its result.
 func (w *worker) carry(t *held, sessions map[string]*models.Session) {
 	w.hand.begin(t)
+	began := time.Now()
 	result, err := w.carryOut(t, sessions)
+	w.brisk.Store(time.Since(began) < briskTask)
 	t.started.Store(false) // what kills the worker from now on is not the task
 	w.done(t, result, err)
 }

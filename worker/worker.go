@@ -34,6 +34,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -221,7 +222,9 @@ type worker struct {
 	urgent            chan *held
 	taking            takings
 	storing           sync.WaitGroup
-	started           time.Time
+	// brisk says that the last task was a short one.
+	brisk   atomic.Bool
+	started time.Time
 }
 
 // active is told which jobs have work; tasks of others are dropped.

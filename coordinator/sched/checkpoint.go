@@ -149,9 +149,10 @@ func readCheckpoint(p []byte) (*checkpoint, error) {
 
 // restore fills an empty set of numbers from 1 to last.
 func (b *bitset) restore(full int, rest []byte, last int) error {
-	if full < 0 || full > len(b.words) || len(rest)%8 != 0 || len(rest)/8 > len(b.words)-full {
+	if full < 0 || full > b.most || len(rest)%8 != 0 || len(rest)/8 > b.most-full {
 		return fmt.Errorf("%w: more tasks than there are", ErrCheckpoint)
 	}
+	b.grow(full + len(rest)/8)
 	for i := range full {
 		b.words[i] = ^uint64(0)
 	}

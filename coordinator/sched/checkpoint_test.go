@@ -19,7 +19,11 @@ func known(t *testing.T, j *Job) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := json.Marshal([]any{s, j.finished, j.failed, j.lastError, j.trained, j.first, j.last, j.done.words, j.done.full})
+	words := j.done.words
+	for len(words) > 0 && words[len(words)-1] == 0 {
+		words = words[:len(words)-1]
+	}
+	p, err := json.Marshal([]any{s, j.finished, j.failed, j.lastError, j.trained, j.first, j.last, words, j.done.full})
 	if err != nil {
 		t.Fatal(err)
 	}

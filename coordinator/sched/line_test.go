@@ -69,6 +69,9 @@ func TestRoundsAreFolded(t *testing.T) {
 	rec := record(1, 4, 2)
 	rec.Doc.Forever = true
 	j := NewJob(rec, false)
+	if words := cap(j.done.words); words > 1 {
+		t.Errorf("a job that waits takes %d words", words)
+	}
 	const done = 20_000
 	for n := 1; n <= done; n++ {
 		j.Next(1)
