@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ files must be in the model's folder or below it.`,
 			if err != nil {
 				return err
 			}
-			if bytes, err = f.apply(cmd, args[1], bytes); err != nil {
+			if bytes, err = a.applyCard(cmd, &f, args[1], bytes); err != nil {
 				return err
 			}
 			model, err := worker.LoadModel(bytes, models.Options{AnyOutput: true})
@@ -84,10 +85,15 @@ files must be in the model's folder or below it.`,
 	return cmd
 }
 
-// apply puts a card into a model: the one that it had, with what the user tells
+// applyCard puts a card into a model: the one that it had, with what the user tells
 // instead.
-func (f *cardFlags) apply(cmd *cobra.Command, file string, onnx []byte) ([]byte, error) {
-	m, err := models.Load(onnx, models.Options{AnyOutput: true})
+func (a *app) applyCard(cmd *cobra.Command, f *cardFlags, file string, onnx []byte) ([]byte, error) {
+	m, err := models.Load(onnx, models.Options{})
+	if errors.Is(err, models.ErrNotClassifier) {
+		if m, err = models.Load(onnx, models.Options{AnyOutput: true}); err == nil {
+			a.talk("its output is no scores of classes: queries need --outputs raw")
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s can't run here: %w", file, err)
 	}

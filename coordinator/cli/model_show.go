@@ -46,7 +46,7 @@ reason.`,
 			if err != nil {
 				return err
 			}
-			m, err := models.Load(onnx, models.Options{})
+			m, err := models.Load(onnx, models.Options{AnyOutput: true})
 			if err != nil {
 				return fmt.Errorf("%s can't run here: %w", args[0], err)
 			}

@@ -153,16 +153,16 @@ func TestParquetPagesThatUnpackToMore(t *testing.T) {
 	}
 	defer file.file.Close()
 	c := &file.meta.RowGroups[len(file.meta.RowGroups)-1].Columns[1].MetaData
-	if _, err := file.checkChunk(c); err != nil {
+	if _, err := file.checkChunk(c, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	c.Codec = 1 // the same bytes read as Snappy announce another size
-	if _, err := file.checkChunk(c); !errors.Is(err, dataset.ErrFormat) {
+	if _, err := file.checkChunk(c, 0, 0); !errors.Is(err, dataset.ErrFormat) {
 		t.Errorf("another codec: %v", err)
 	}
 	c.Codec = 6
 	c.TotalCompressedSize--
-	if _, err := file.checkChunk(c); !errors.Is(err, dataset.ErrFormat) {
+	if _, err := file.checkChunk(c, 0, 0); !errors.Is(err, dataset.ErrFormat) {
 		t.Errorf("a chunk that ends in a page: %v", err)
 	}
 }
@@ -225,4 +225,27 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		mutated(t, filepath.Join(t.TempDir(), "x"), p, Options{Labels: None, MaxBytes: 1 << 20})
 	})
+}
+
+// A run's length is believed by the library that decodes it.
+func TestRuns(t *testing.T) {
+	run := func(head uint64, value ...byte) []byte { return append(binary.AppendUvarint(nil, head), value...) }
+	for name, c := range map[string]struct {
+		p             []byte
+		width, values int
+		ok            bool
+	}{
+		"nothing":               {nil, 3, 10, true},
+		"one run":               {run(10<<1, 5), 3, 10, true},
+		"one packed group":      {run(1<<1|1, 1, 2, 3), 3, 8, true},
+		"a filled group":        {run(2<<1|1, 1, 2, 3, 4, 5, 6), 3, 10, true},
+		"a run of 2^30":         {run(1<<31, 5), 3, 10, false},
+		"2^60 groups":           {run(1<<61|1, 5), 3, 10, false},
+		"many runs":             {bytes.Repeat(run(500<<1, 5), 9), 3, 1000, false},
+		"a head without an end": {bytes.Repeat([]byte{0xff}, 11), 3, 10, false},
+	} {
+		if err := walkRuns(c.p, c.width, c.values); (err == nil) != c.ok || err != nil && !errors.Is(err, dataset.ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -151,7 +151,7 @@ func (r *parquetRows) describe(o *Options, t *table) error {
 
 func newColumn(i int, leaf *parquet.Column) *column {
 	return &column{leaf: i, name: strings.Join(leaf.Path(), "."), kind: leaf.Type().Kind(), byte: leaf.Type().String() == "INT(8,false)",
-		lists: leaf.MaxRepetitionLevel() > 0}
+		lists: leaf.MaxRepetitionLevel() > 0, repetition: leaf.MaxRepetitionLevel(), definition: leaf.MaxDefinitionLevel()}
 }
 
 func (c *column) top() string {
@@ -291,7 +291,7 @@ func (r *parquetRows) firstList(c *column) (int, error) {
 // enter opens a column alone at the first row.
 func (r *parquetRows) enter(c *column) error {
 	i := slices.IndexFunc(r.groups, func(g *rowGroup) bool { return g.meta.NumRows > 0 })
-	if _, err := r.groups[i].file.checkChunk(&r.groups[i].meta.Columns[c.leaf].MetaData); err != nil {
+	if _, err := c.check(r.groups[i]); err != nil {
 		return r.wrong(c, err)
 	}
 	return c.open(r.groups[i], 0)
@@ -330,7 +330,7 @@ func (r *parquetRows) ready() error {
 	var memory int64
 	for _, c := range r.columns() {
 		if !g.checked {
-			m, err := g.file.checkChunk(&g.meta.Columns[c.leaf].MetaData)
+			m, err := c.check(g)
 			if err != nil {
 				return r.wrong(c, err)
 			}

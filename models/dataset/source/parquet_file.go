@@ -2,15 +2,12 @@ package source
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
@@ -167,7 +164,7 @@ func chunkStart(c *format.ColumnMetaData) int64 {
 
 // checkChunk walks through the pages of a column in a row group and returns what
 // reading it takes in memory: its largest page and its dictionary.
-func (p *parquetFile) checkChunk(c *format.ColumnMetaData) (int64, error) {
+func (p *parquetFile) checkChunk(c *format.ColumnMetaData, maxRepetition, maxDefinition int) (int64, error) {
 	at, end := chunkStart(c), chunkStart(c)+c.TotalCompressedSize
 	var page, dictionary int64
 	buf := make([]byte, 4<<10)
@@ -184,10 +181,11 @@ func (p *parquetFile) checkChunk(c *format.ColumnMetaData) (int64, error) {
 		if h.CompressedPageSize > maxPage || h.UncompressedPageSize > maxPage {
 			return 0, fmt.Errorf("a page of %d bytes, at most %d: write the file with smaller pages: %w", max(h.CompressedPageSize, h.UncompressedPageSize), maxPage, dataset.ErrTooLarge)
 		}
-		if err := checkPage(h); err != nil {
-			return 0, err
+		packed := make([]byte, h.CompressedPageSize)
+		if _, err := p.file.ReadAt(packed, at); err != nil && len(packed) > 0 {
+			return 0, broken(err)
 		}
-		if err := p.checkPacked(c.Codec, at, h); err != nil {
+		if err := checkPage(c.Codec, h, packed, maxRepetition, maxDefinition); err != nil {
 			return 0, err
 		}
 		if h.Type == format.DictionaryPage {
@@ -218,78 +216,6 @@ func (p *parquetFile) pageHeader(at, end int64, buf *[]byte, h *format.PageHeade
 	}
 }
 
-// checkPage refuses pages that could unpack to more than their headers say.
-func checkPage(h *format.PageHeader) error {
-	var encoding format.Encoding
-	var values int32
-	switch {
-	case h.Type == format.DictionaryPage && h.DictionaryPageHeader.Valid:
-		encoding, values = h.DictionaryPageHeader.V.Encoding, h.DictionaryPageHeader.V.NumValues
-	case h.Type == format.DataPage && h.DataPageHeader.Valid:
-		encoding, values = h.DataPageHeader.V.Encoding, h.DataPageHeader.V.NumValues
-	case h.Type == format.DataPageV2 && h.DataPageHeaderV2.Valid:
-		v := &h.DataPageHeaderV2.V
-		encoding, values = v.Encoding, v.NumValues
-		levels := int64(v.DefinitionLevelsByteLength) + int64(v.RepetitionLevelsByteLength)
-		if v.DefinitionLevelsByteLength < 0 || v.RepetitionLevelsByteLength < 0 || levels > int64(min(h.CompressedPageSize, h.UncompressedPageSize)) ||
-			v.NumNulls < 0 || v.NumNulls > v.NumValues || v.NumRows < 0 || v.NumRows > v.NumValues {
-			return fmt.Errorf("a page with a broken header: %w", dataset.ErrFormat)
-		}
-	default:
-		return fmt.Errorf("a page of type %v with a broken header: %w", h.Type, dataset.ErrFormat)
-	}
-	if values < 0 || values > maxPageRows {
-		return fmt.Errorf("a page of %d values, at most %d: %w", values, maxPageRows, dataset.ErrTooLarge)
-	}
-	if !slices.Contains([]format.Encoding{format.Plain, format.PlainDictionary, format.RLE, format.RLEDictionary, format.ByteStreamSplit}, encoding) {
-		return fmt.Errorf("values encoded as %v: write the file with plain or dictionary encoding, which is what most programs do by default: %w", encoding, dataset.ErrFormat)
-	}
-	return nil
-}
-
-// checkPacked makes sure that a page unpacks to as many bytes as its header says.
-func (p *parquetFile) checkPacked(codec format.CompressionCodec, at int64, h *format.PageHeader) error {
-	packed, want := int64(h.CompressedPageSize), int64(h.UncompressedPageSize)
-	if v := &h.DataPageHeaderV2; h.Type == format.DataPageV2 {
-		levels := int64(v.V.DefinitionLevelsByteLength) + int64(v.V.RepetitionLevelsByteLength)
-		at, packed, want = at+levels, packed-levels, want-levels
-		if v.V.IsCompressed.Valid && !v.V.IsCompressed.V {
-			codec = format.Uncompressed
-		}
-	}
-	if packed == 0 && want == 0 {
-		return nil
-	}
-	data := io.NewSectionReader(p.file, at, packed)
-	have := int64(-1)
-	switch codec {
-	case format.Uncompressed:
-		have = packed
-	case format.Snappy:
-		var size [binary.MaxVarintLen64]byte
-		n, _ := data.ReadAt(size[:], 0)
-		if v, used := binary.Uvarint(size[:n]); used > 0 && v <= maxPage {
-			have = int64(v)
-		}
-	case format.Gzip:
-		if z, err := gzip.NewReader(data); err == nil {
-			have, _ = io.Copy(io.Discard, io.LimitReader(z, want+1))
-		}
-	case format.Zstd:
-		z, err := zstd.NewReader(data, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*maxPage))
-		if err == nil {
-			have, _ = io.Copy(io.Discard, io.LimitReader(z, want+1))
-			z.Close()
-		}
-	default:
-		return fmt.Errorf("pages packed with %v: write the file with snappy, gzip or zstd: %w", codec, dataset.ErrFormat)
-	}
-	if have != want {
-		return fmt.Errorf("a page unpacks to another size than the %d bytes announced: %w", want, dataset.ErrFormat)
-	}
-	return nil
-}
-
 // leaves are the columns that hold values, in the order of the file.
 func (p *parquetFile) leaves() []*parquet.Column {
 	var out []*parquet.Column
@@ -307,21 +233,29 @@ func (p *parquetFile) leaves() []*parquet.Column {
 	return out
 }
 
+// check looks through the column's pages in a row group and returns what reading it
+// takes in memory.
+func (c *column) check(g *rowGroup) (int64, error) {
+	return g.file.checkChunk(&g.meta.Columns[c.leaf].MetaData, c.repetition, c.definition)
+}
+
 // errPageEnd says that a column has fewer values than its row group has rows.
-var errPageEnd = errors.New("the column ends too early")
+var errPageEnd = fmt.Errorf("the column ends too early: %w", dataset.ErrFormat)
 
 // column reads the values of a column, row group after row group.
 type column struct {
-	leaf   int
-	name   string // as "image.bytes"
-	kind   parquet.Kind
-	byte   bool // unsigned, 8 bits
-	lists  bool // a row has any number of values
-	pages  parquet.Pages
-	page   parquet.Page
-	values parquet.ValueReader
-	buf    []parquet.Value
-	at     int
+	leaf  int
+	name  string // as "image.bytes"
+	kind  parquet.Kind
+	byte  bool // unsigned, 8 bits
+	lists bool // a row has any number of values
+	// repetition and definition are the highest levels of its values.
+	repetition, definition int
+	pages                  parquet.Pages
+	page                   parquet.Page
+	values                 parquet.ValueReader
+	buf                    []parquet.Value
+	at                     int
 }
 
 // open goes to a row of a row group.

@@ -21,7 +21,7 @@ func (r *parquetRows) classes(t *table) error {
 	t.classes = nil
 	seen, top := map[string]bool{}, 0
 	for _, g := range r.groups {
-		if _, err := g.file.checkChunk(&g.meta.Columns[c.leaf].MetaData); err != nil {
+		if _, err := c.check(g); err != nil {
 			return fmt.Errorf("%s, column %q: %w", g.file.path, c.name, err)
 		}
 		if err := c.open(g, 0); err != nil {
