@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"idunno/broker/wire"
+	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
 	"idunno/models"
 	"idunno/models/dataset"
@@ -140,8 +141,7 @@ func (s *scale) reaches(ctx context.Context, job nullJob, there func(*wire.JobRe
 		reply, err := s.api.Job(ctx, job.number)
 		switch {
 		case err != nil:
-			var refusal *wire.Error
-			if !errors.As(err, &refusal) || refusal.Code != wire.CodeNoSuchJob {
+			if !passing(err) {
 				return nil, err
 			}
 		case there(reply):
@@ -155,6 +155,13 @@ func (s *scale) reaches(ctx context.Context, job nullJob, there func(*wire.JobRe
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// passing reports whether an answer may come a moment later: the job is not admitted
+// yet, or nobody leads.
+func passing(err error) bool {
+	var refusal *wire.Error
+	return errors.Is(err, client.ErrNoCoordinator) || errors.As(err, &refusal) && (refusal.Code == wire.CodeNoSuchJob || refusal.Code == wire.CodeUnavailable)
 }
 
 // check counts what is wrong with the results of a job that has ended.

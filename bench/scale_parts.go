@@ -16,6 +16,8 @@ const (
 	// connections and messages under way of nats.go alone.
 	dispatchWorkers = 4
 	dispatchSlots   = 16
+	// shortSet is the batches of the set that many workers compute again and again.
+	shortSet = 100
 	// leastLong is the batches of the job that shows how long a batch takes.
 	leastLong = 500
 )
@@ -69,6 +71,11 @@ func (s *scale) dispatched(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return s.rateOf(ctx, job)
+}
+
+// rateOf is dispatched for a job that has been submitted.
+func (s *scale) rateOf(ctx context.Context, job nullJob) (float64, error) {
 	reply, err := s.ended(ctx, job)
 	if err != nil {
 		return 0, err
@@ -324,7 +331,20 @@ func (s *scale) workers(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	rate, err := s.dispatched(ctx)
+	// Each worker keeps the list of a set's batches: a short set, again and again.
+	set, err := s.null.set(ctx, shortSet)
+	if err != nil {
+		return err
+	}
+	model, err := s.null.fresh(ctx)
+	if err != nil {
+		return err
+	}
+	job, err := s.submitDoc(ctx, wire.JobDoc{Model: model, Data: set, From: 1, To: shortSet, Terms: wire.Terms{Rounds: max(s.Tasks/shortSet, 1)}})
+	if err != nil {
+		return err
+	}
+	rate, err := s.rateOf(ctx, job)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -124,8 +125,26 @@ func (b *Broker) updateStream(ctx context.Context, cfg jetstream.StreamConfig) e
 	now := stream.CachedInfo().Config
 	cfg.Replicas = max(cfg.Replicas, now.Replicas)
 	cfg.MaxBytes = now.MaxBytes
+	if upToDate(now, cfg) {
+		return nil // an update is a write, and every process that starts would make one
+	}
 	_, err = b.JS.UpdateStream(ctx, cfg)
 	return err
+}
+
+// upToDate reports whether a stream has what [streams] say of it.
+func upToDate(now, cfg jetstream.StreamConfig) bool {
+	want := now
+	want.Description, want.Subjects, want.Storage, want.Retention, want.Replicas = cfg.Description, cfg.Subjects, cfg.Storage, cfg.Retention, cfg.Replicas
+	want.MaxAge, want.Discard, want.DiscardNewPerSubject = cfg.MaxAge, cfg.Discard, cfg.DiscardNewPerSubject
+	want.AllowDirect, want.AllowAtomicPublish = cfg.AllowDirect, cfg.AllowAtomicPublish
+	if cfg.MaxMsgsPerSubject > 0 {
+		want.MaxMsgsPerSubject = cfg.MaxMsgsPerSubject
+	}
+	if cfg.Duplicates > 0 {
+		want.Duplicates = cfg.Duplicates
+	}
+	return reflect.DeepEqual(want, now)
 }
 
 // addReplicas gives buckets that were made with fewer copies as many as they
