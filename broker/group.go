@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -26,9 +27,12 @@ import (
 // refused, and each is stored by itself then. That, and not the batch, is what makes
 // a result the first; the batch only saves syncs.
 const (
-	// groupLeast is from how many results on a batch is worth its cost: the server
-	// writes one down twice, and syncs some files of its own.
-	groupLeast = 6
+	// groupLeast is from how many results on a batch is worth its cost. The server writes
+	// one down twice, and syncs some files of its own, while all others wait: of many
+	// workers none may make small ones. A broker, which stores for all, may from
+	// sharedLeast on.
+	groupLeast  = 64
+	sharedLeast = 8
 	// groupMost and groupBytes bound a batch. The server takes a thousand messages.
 	groupMost  = 512
 	groupBytes = 8 << 20
@@ -74,6 +78,8 @@ type grouper struct {
 	mu      sync.Mutex
 	waiting []*storing
 	writing bool
+	// least is from how many results on they are written together; 0 means groupLeast.
+	least int
 	// until is the end of a pause in grouping.
 	until time.Time
 }
@@ -149,7 +155,7 @@ func (g *grouper) next(cancel context.CancelFunc) (list []*storing, grouped bool
 	}
 	write.waiting = len(list)
 	g.writing = len(list) > 0
-	return list, len(list) >= groupLeast && time.Now().After(g.until)
+	return list, len(list) >= cmp.Or(g.least, groupLeast) && time.Now().After(g.until)
 }
 
 func (g *grouper) write(ctx context.Context, list []*storing, grouped bool) {

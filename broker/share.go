@@ -92,6 +92,9 @@ func (b *Broker) storeShared(ctx context.Context, job uint64, task int, data []b
 // ShareStores takes results from workers and stores them together, until stop is
 // called. It is for the process of a server, which is as near to the disk as can be.
 func (b *Broker) ShareStores() (stop func(), err error) {
+	b.group.mu.Lock()
+	b.group.least = sharedLeast
+	b.group.mu.Unlock()
 	var taken atomic.Int64
 	sub, err := b.NC.QueueSubscribe(prefixStore+"*.*", groupStore, func(m *nats.Msg) {
 		if m.Reply == "" {
