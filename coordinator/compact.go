@@ -316,9 +316,9 @@ func (l *leader) rewrite(ctx context.Context, rec *wire.JobRecord, rev uint64) e
 		return errFenced
 	}
 	rec.Epoch = l.epoch
-	p, err := encodeRecord(rec)
+	p, err := json.Marshal(rec) // a little more than there was, which is within what a message holds
 	if err != nil {
-		return err
+		return fmt.Errorf("encode record of job %d: %w", rec.Job, err)
 	}
 	if _, err = l.compareAndSet(ctx, broker.KeyJob(rec.Job), p, rev); err != nil {
 		return fmt.Errorf("write record of job %d: %w", rec.Job, err)

@@ -327,3 +327,50 @@ func TestResultsAreFollowedInOrder(t *testing.T) {
 		t.Errorf("%d tasks from the archive", next-1)
 	}
 }
+
+// Values that lie in objects of their own come with their results, before and after
+// these are moved; the file that kept them goes then.
+func TestOutputsComeWithTheirResults(t *testing.T) {
+	r := newRig(t)
+	r.compactor("c1", time.Second, 1500*time.Millisecond)
+	s, err := r.c.Submit(r.ctx, []byte(`{"model":"net","data":"set","from":1,"to":1,"outputs":"raw"}`))
+	r.must(err)
+	job := s.Job
+	msg, task := r.pull(job)
+	if task.Outputs != wire.OutputsRaw {
+		t.Fatalf("task %+v", task)
+	}
+	want := []float32{1, 2, 3}
+	res := &wire.Result{Schema: wire.Schema, Job: job, Task: 1, From: 1, To: 1, Node: "one", Attempt: 1, Started: time.Now(), Batches: []wire.BatchResult{
+		{Batch: 1, Images: 1, Class: []int32{2}, Output: &wire.Output{Kind: wire.OutputsRaw, Shape: []int{3}}, Values: want}}}
+	message, values := res.Split(res.Marshal(), func(p []byte) string {
+		v, err := r.files().Put(r.ctx, wire.OutputsFile(job, 1), bytes.NewReader(p))
+		r.must(err)
+		return v.Digest
+	})
+	r.must(r.b.StoreResult(r.ctx, job, 1, message))
+	r.must(msg.Ack())
+	check := func(when string) {
+		t.Helper()
+		_, err := r.c.InOrder(r.ctx, job, false, func(got *wire.Result) error {
+			if b := got.Batches[0]; got.Outside != nil || !slices.Equal(b.Values, want) || !slices.Equal(b.Class, []int32{2}) {
+				t.Errorf("%s: %+v", when, b)
+			}
+			return nil
+		})
+		r.must(err)
+	}
+	r.wait(job, ended)
+	check("in the stream")
+	rec := r.record(job, "moved", moved)
+	if rec.Results.Outside != 1 || rec.Results.Bytes != int64(len(message)+len(values)) {
+		t.Errorf("record %+v", rec.Results)
+	}
+	r.gone(job)
+	check("in the archive")
+	r.until(func() bool {
+		_, err := r.files().Versions(r.ctx, wire.OutputsFile(job, 1))
+		return errors.Is(err, objectstore.ErrNotFound)
+	})
+	check("without the file that kept them")
+}

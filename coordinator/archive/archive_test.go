@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -131,49 +130,4 @@ func TestArchiveKeepsOutputs(t *testing.T) {
 	if _, err := s.Object(ctx, outside.Digest, outside.Size); !errors.Is(err, objectstore.ErrNotFound) {
 		t.Errorf("the outputs outlive the archive: %v", err)
 	}
-}
-
-// FuzzArchive reads archives that others have written.
-func FuzzArchive(f *testing.F) {
-	b := brokertest.New(f)
-	ctx := context.Background()
-	objects, index, err := b.Files(ctx)
-	if err != nil {
-		f.Fatal(err)
-	}
-	s := objectstore.Open(objects, index)
-	frame := []byte("\x01\x00\x00\x00" + "\x01\x00\x00\x00\x00\x00\x00\x00" + "\x02\x00\x00\x00" + "{}")
-	f.Add(frame, []byte(`[{"first":1,"last":1,"tasks":1}]`), uint64(7))
-	f.Add(append(frame, frame...), []byte(`[{"first":1,"last":9,"tasks":2}]`), uint64(7))
-	f.Add(frame[:9], []byte(`[{"first":1,"last":1,"tasks":1},{"first":1,"last":1,"tasks":1}]`), uint64(7))
-	f.Add([]byte{}, []byte(`[{"first":-1,"last":4611686018427387904,"tasks":9}]`), uint64(1))
-	f.Fuzz(func(t *testing.T, body, parts []byte, job uint64) {
-		o, err := s.PutObject(ctx, bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !json.Valid(parts) {
-			parts, _ = json.Marshal(string(parts))
-		}
-		p, err := json.Marshal(map[string]any{"schema_version": 1, "job": job, "parts": json.RawMessage(parts), "objects": []objectstore.Object{o, o}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := s.PutObject(ctx, bytes.NewReader(p))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := archive.Open(ctx, s, 7, m.Digest)
-		if err != nil {
-			return
-		}
-		last := 0
-		_ = r.Each(ctx, func(m *archive.Message) error {
-			if m.Task <= last || len(m.Data) > len(body) {
-				t.Fatalf("task %d of %d bytes after %d", m.Task, len(m.Data), last)
-			}
-			last = m.Task
-			return nil
-		})
-	})
 }
