@@ -12,6 +12,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// What queues are asked for tasks that are there. One whose tasks in flight are limited
+// leaves a question at the limit unanswered until it has expired.
+const (
+	nextSome      = `{"batch":%d,"no_wait":true}`
+	nextOfLimited = `{"batch":%d,"no_wait":true,"expires":10000000}`
+)
+
 // What a server says in the header of a message that is no task.
 const (
 	headerStatus = "Status"
@@ -42,6 +49,8 @@ type puller struct {
 type taskQueue struct {
 	*puller
 	name string
+	// question is what it is asked, for a number of tasks.
+	question string
 }
 
 // Next asks for one task that is there.
@@ -89,7 +98,7 @@ func (q taskQueue) some(ctx context.Context, most int) (list []Delivery, err err
 	}
 	q.puller.asked++
 	reply := q.inbox + "." + strconv.FormatUint(q.asked, 10)
-	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, reply, fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, most)); err != nil {
+	if err := q.nc.PublishRequest(apiNext+streamTasks+"."+q.name, reply, fmt.Appendf(nil, q.question, most)); err != nil {
 		return nil, err
 	}
 	for len(list) < most {

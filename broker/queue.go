@@ -232,7 +232,11 @@ func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return taskQueue{&b.pull, consumer.CachedInfo().Name}, nil
+	info, question := consumer.CachedInfo(), nextSome
+	if info.Config.MaxAckPending < maxInFlight {
+		question = nextOfLimited
+	}
+	return taskQueue{&b.pull, info.Name, question}, nil
 }
 
 // Consumer opens the consumer of a queue.

@@ -190,3 +190,55 @@ func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 		t.Fatalf("tries %+v, %v", tried, err)
 	}
 }
+
+// A queue with a limit gives out no more, says so without waiting long, and goes on when
+// a task is done.
+func TestQueueWithALimit(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	b := brokertest.New(t)
+	if err := b.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	name, err := b.OpenQueue(ctx, 5, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	queue, err := b.Tasks(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func() broker.Delivery {
+		t.Helper()
+		d, err := queue.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if next() != nil {
+		t.Error("an empty queue gave a task")
+	}
+	for task := 1; task <= 3; task++ {
+		f, err := b.PublishTask(5, task, []byte("task"))
+		if err != nil || f.Wait(ctx) != nil {
+			t.Fatal(err)
+		}
+	}
+	one, two := next(), next()
+	if one == nil || two == nil {
+		t.Fatalf("tasks %v and %v, want two", one, two)
+	}
+	if d := next(); d != nil && d.NumDelivered() == 1 { // on a slow machine one may come again
+		t.Errorf("a third one in flight: %s", d.Subject())
+	}
+	if err := one.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	for ctx.Err() == nil {
+		if d := next(); d != nil && d.NumDelivered() == 1 {
+			return
+		}
+	}
+	t.Error("the third one never comes")
+}

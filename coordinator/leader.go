@@ -252,21 +252,23 @@ func (l *leader) takeOver(ctx context.Context) error {
 	if err := l.readRecords(ctx, l.state); err != nil {
 		return err
 	}
-	// The bucket of the lease counts from 1 again when somebody has deleted it.
-	l.epoch = max(l.epoch, l.ledger.epoch+1)
-	l.ledger.epoch = l.epoch // what this term writes it doesn't read again
 	active, queued, paused := l.unfinished()
 	l.active = active
+	tabled, err := l.loadTable(ctx)
+	if err != nil {
+		return err
+	}
+	// The bucket of the lease counts from 1 again when somebody has deleted it, and a
+	// term may have written the table of active jobs and no record yet.
+	l.epoch = max(l.epoch, l.ledger.epoch+1, tabled+1)
+	l.ledger.epoch = l.epoch // what this term writes it doesn't read again
 	plans := make(map[uint64]*wire.JobRecord, len(l.active))
 	for _, job := range l.active {
 		frozen := *l.jobs[job].Rec
 		plans[job] = &frozen
 	}
 	l.roll.lead(ctx, plans)
-	err := l.claim(ctx, slices.Concat(active, queued, paused))
-	if err == nil {
-		err = l.loadTable(ctx)
-	}
+	err = l.claim(ctx, slices.Concat(active, queued, paused))
 	if err == nil {
 		err = l.loadSettings(ctx)
 	}
@@ -334,13 +336,15 @@ func (l *leader) openQueue(ctx context.Context, job uint64) error {
 	return err
 }
 
-func (l *leader) loadTable(ctx context.Context) error {
+// loadTable reads the table of active jobs and returns the epoch that it was written
+// under, 0 when there is none.
+func (l *leader) loadTable(ctx context.Context) (epoch uint64, err error) {
 	entry, err := l.state.Get(ctx, broker.KeyActive)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		l.table = 0
 	case err != nil:
-		return fmt.Errorf("read job table: %w", err)
+		return 0, fmt.Errorf("read job table: %w", err)
 	default:
 		l.table = entry.Revision
 		var table wire.ActiveJobs
@@ -353,10 +357,11 @@ func (l *leader) loadTable(ctx context.Context) error {
 				}
 			}
 			l.takeKept(&table)
+			epoch = table.Epoch
 		}
 	}
 	l.dirty = true
-	return nil
+	return epoch, nil
 }
 
 // write stores a record at the revision last seen. It returns errFenced when a
@@ -422,7 +427,7 @@ func (l *leader) closeQueue(ctx context.Context, job uint64) error {
 
 // writeTable stores the table of active jobs, which tells the workers.
 func (l *leader) writeTable(ctx context.Context) error {
-	table := wire.ActiveJobs{Schema: wire.Schema, Fair: l.fair(), Jobs: []wire.ActiveJob{}, Kept: l.keptRuns()}
+	table := wire.ActiveJobs{Schema: wire.Schema, Epoch: l.epoch, Fair: l.fair(), Jobs: []wire.ActiveJob{}, Kept: l.keptRuns()}
 	for _, job := range l.active {
 		doc := l.jobs[job].Rec.Doc
 		nodes, only := l.nodesOf(job)

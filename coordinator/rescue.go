@@ -26,8 +26,8 @@ type offer struct {
 // waiting tasks. It reports false when there is none to ask. Call it locked.
 func (r *roll) rescue(ctx context.Context, o sched.Orphan) bool {
 	rec := r.plans[o.Job]
-	if rec == nil || o.Task < 1 || o.Task > rec.Tasks() {
-		return false
+	if rec == nil || o.Task < 1 || o.Task > rec.Tasks() || rec.Doc.MaxNodes > 0 {
+		return false // a job with a limit of nodes: those that it has get it from the queue
 	}
 	to := r.members.Rescuer(o)
 	if to == "" {

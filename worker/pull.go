@@ -339,6 +339,7 @@ func (w *worker) ack(t *held) {
 	if err := t.msg.Ack(); err != nil {
 		w.Log.Debug("acknowledgement lost", "job", t.task.Job, "task", t.task.Task, "error", err)
 	}
+	w.table.freed(t.task.Job)
 }
 
 // handBack gives a task up so that another worker gets it, after delay.

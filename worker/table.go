@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,8 +37,8 @@ type table struct {
 	mu   sync.Mutex
 	jobs map[uint64]*entry
 	fair string
-	// at is the highest place of a task that has been pulled.
-	at float64
+	// at is the highest place of a task that has been pulled, by priority.
+	at map[int]float64
 	// wake says that there may be something to pull, fresh names a job that has come.
 	wake  chan struct{}
 	fresh chan uint64
@@ -53,8 +54,9 @@ type entry struct {
 	// serve it. scarce says that its tasks in hand are limited: its queue has some again
 	// when one is done.
 	mine, only, scarce bool
-	// empty is set while the queue had nothing when last asked.
-	empty bool
+	// empty is set while the queue had nothing when last asked, idle until a task is
+	// pulled after that, and for a job that other nodes are to serve.
+	empty, idle bool
 	// name is that of the queue, queue what it is pulled through once it is open.
 	name  string
 	queue broker.TaskQueue
@@ -64,14 +66,16 @@ type entry struct {
 
 const (
 	// arrears is how many of its tasks a job may be behind when it has work again after
-	// it had none: it shall not hold up the others to catch up.
-	arrears = 8
+	// it had none: it shall not hold up the others to catch up. mostLeads is how many
+	// leads it may be behind.
+	arrears   = 8
+	mostLeads = 2
 	// maxFresh bounds the jobs that have come and had no task yet.
 	maxFresh = 64
 )
 
 func newTable(node string, slots int) *table {
-	return &table{node: node, slots: slots, jobs: make(map[uint64]*entry), wake: make(chan struct{}, 1), fresh: make(chan uint64, maxFresh)}
+	return &table{node: node, slots: slots, jobs: make(map[uint64]*entry), at: make(map[int]float64), wake: make(chan struct{}, 1), fresh: make(chan uint64, maxFresh)}
 }
 
 // follow keeps the table up to date until ctx ends.
@@ -167,7 +171,8 @@ func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.fair != active.Fair { // passes in another unit say nothing
-		t.fair, t.at = active.Fair, 0
+		t.fair = active.Fair
+		clear(t.at)
 		for _, e := range t.jobs {
 			e.pass = 0
 		}
@@ -178,7 +183,7 @@ func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 		listed[j.Job] = true
 		e := t.jobs[j.Job]
 		if e == nil {
-			e = &entry{pass: t.at}
+			e = &entry{pass: t.at[j.Priority]}
 			t.jobs[j.Job] = e
 		}
 		e.weight, e.priority, e.train, e.only, e.scarce = j.Weight, j.Priority, j.Train, j.Only, j.MaxInFlight > 0
@@ -187,6 +192,7 @@ func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 		}
 		was := e.mine
 		e.mine = len(j.Nodes) == 0 && !j.Only || slices.Contains(j.Nodes, t.node)
+		e.idle = e.idle || !e.mine
 		if e.mine && !was {
 			select {
 			case t.fresh <- j.Job:
@@ -282,7 +288,7 @@ func (t *table) exhausted(job uint64, broken bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.jobs[job]; e != nil {
-		e.empty = true
+		e.empty, e.idle = true, true
 		if broken {
 			e.queue = nil
 		}
@@ -297,12 +303,16 @@ func (t *table) served(job uint64, batches int) (place float64, priority int, co
 	defer t.mu.Unlock()
 	e := t.jobs[job]
 	if e == nil {
-		return t.at, 0, 0
+		return 0, 0, 0
 	}
 	counted = float64(batches) * t.unit(e)
-	place = max(e.pass, t.at-arrears*counted/e.weight)
-	e.pass = place + counted/e.weight
-	t.at = max(t.at, place)
+	at := t.at[e.priority]
+	if e.idle {
+		e.pass, e.idle = max(e.pass, at-arrears*counted/e.weight), false
+	}
+	place = e.pass
+	e.pass += counted / e.weight
+	t.at[e.priority] = max(at, place)
 	return place, e.priority, counted
 }
 
@@ -345,8 +355,15 @@ func (t *table) done(job uint64, counted float64, batches []wire.BatchResult) {
 		was = nanos
 	}
 	e.pass += (was - counted) / e.weight
-	if e.scarce {
-		e.empty = false // the queue may give another one for it
+}
+
+// freed says that a task of a job has left its queue: one whose tasks in flight are
+// limited may give another one for it.
+func (t *table) freed(job uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.jobs[job]; e != nil && e.scarce {
+		e.empty = false
 		t.rouse()
 	}
 }
@@ -365,7 +382,9 @@ func (t *table) lead(p []byte) {
 	}
 	for _, l := range leads.Jobs {
 		if e := t.jobs[l.Job]; e != nil {
-			e.pass += l.Lead * float64(t.slots)
+			lead := l.Lead * float64(t.slots)
+			// What this node can't make up for shall not be its debt for ever.
+			e.pass = max(e.pass+lead, t.at[e.priority]-mostLeads*math.Abs(lead))
 		}
 	}
 }

@@ -91,6 +91,20 @@ func TestNodeServesWhatItIsAssigned(t *testing.T) {
 	}
 }
 
+func TestLimitedQueueIsAskedAgainForEachTaskThatLeavesIt(t *testing.T) {
+	table := jobsTable("", wire.ActiveJob{Job: 1}, wire.ActiveJob{Job: 2, MaxInFlight: 1})
+	table.exhausted(1, false)
+	table.exhausted(2, false)
+	table.freed(1)
+	if _, _, _, ok := table.pick(); ok {
+		t.Error("a queue without a limit has nothing new for a task that has left it")
+	}
+	table.freed(2)
+	if job, _, _, ok := table.pick(); !ok || job != 2 {
+		t.Errorf("job %d, want the one whose task has left its queue", job)
+	}
+}
+
 func TestRatesByImagesAndTime(t *testing.T) {
 	for _, c := range []struct {
 		fair string
@@ -124,6 +138,39 @@ func TestLeadsAreMadeUpFor(t *testing.T) {
 	table.lead(leads.Marshal())
 	table.lead([]byte("garbage"))
 	if got := serve(table, 20, sizes); got[1] != got[2] {
+		t.Errorf("batches %v", got)
+	}
+}
+
+// A job that only this node may serve is behind for ever: it has the whole node, and
+// is not far behind when that ends.
+func TestDebtOfLeadsIsBounded(t *testing.T) {
+	table := jobsTable("", wire.ActiveJob{Job: 1}, wire.ActiveJob{Job: 2, Nodes: []string{"me"}})
+	sizes := map[uint64]int{1: 10, 2: 10}
+	serve(table, 10, sizes)
+	leads := wire.Leads{Schema: wire.Schema, Jobs: []wire.Lead{{Job: 1, Lead: 50}, {Job: 2, Lead: -50}}}
+	for range 20 {
+		table.lead(leads.Marshal())
+		if got := serve(table, 10, sizes); got[1] > 0 {
+			t.Fatalf("batches %v, want those of the second only", got)
+		}
+	}
+	table.update(&wire.ActiveJobs{Jobs: []wire.ActiveJob{{Job: 2, Nodes: []string{"me"}}, {Job: 3}}})
+	if got := serve(table, 40, sizes); got[2]-got[3] > 200 {
+		t.Errorf("batches %v beside a new job", got)
+	}
+}
+
+// Jobs of low priority that had to wait are equal afterwards, whenever they came.
+func TestWaitingForPriorityGivesNoCredit(t *testing.T) {
+	jobs := []wire.ActiveJob{{Job: 1, Priority: 1}, {Job: 2}}
+	table := jobsTable("", jobs...)
+	sizes := map[uint64]int{1: 10, 2: 10, 3: 10}
+	serve(table, 100, sizes)
+	jobs = append(jobs, wire.ActiveJob{Job: 3})
+	table.update(&wire.ActiveJobs{Jobs: jobs})
+	table.update(&wire.ActiveJobs{Jobs: jobs[1:]})
+	if got := serve(table, 10, sizes); got[2] != 50 || got[3] != 50 {
 		t.Errorf("batches %v", got)
 	}
 }

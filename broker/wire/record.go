@@ -143,6 +143,8 @@ func (r Ranges) At(n int) int {
 // ActiveJobs is the table that tells workers which jobs have work.
 type ActiveJobs struct {
 	Schema int `json:"schema_version"`
+	// Epoch is the lease of the coordinator that wrote the table.
+	Epoch uint64 `json:"epoch,omitempty"`
 	// Fair is what rates are counted in, see [Settings].
 	Fair string      `json:"fair,omitempty"`
 	Jobs []ActiveJob `json:"jobs"`

@@ -68,7 +68,7 @@ func TestTaskSize(t *testing.T) {
 		{100_000, of(time.Millisecond, 100), 5 * time.Millisecond, 2, 20},
 		{100_000, of(4*time.Millisecond, 100), 5 * time.Millisecond, 2, 20},
 		{100_000, of(4*time.Millisecond, 100), 5 * time.Millisecond, 20, 25}, // 100 ms
-		{100_000, of(time.Millisecond, 100), 50 * time.Millisecond, 2, 10},   // 10 ms
+		{100_000, of(time.Millisecond, 100), 50 * time.Millisecond, 2, 15},   // 15 ms
 		{100_000, of(50*time.Millisecond, 100), 5 * time.Second, 2, 1},
 	} {
 		if got := TaskSize(c.batches, c.known, c.round, c.slots); got != c.want {

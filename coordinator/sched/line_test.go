@@ -56,6 +56,12 @@ func TestSizeOfRounds(t *testing.T) {
 			t.Errorf("%+v: %d tasks of %d batches", c, rec.Tasks(), rec.TaskSize)
 		}
 	}
+	for each, tail := range map[time.Duration]int{0: 0, time.Millisecond: 0, 2 * time.Millisecond: 2} {
+		rec := record(1, 200, 0) // 25 a task
+		if Size(rec, Experience{Time: each, Images: 1}, 0, 2); rec.Tail != tail {
+			t.Errorf("batches of %v: a tail for %d slots, want %d", each, rec.Tail, tail)
+		}
+	}
 	rec := record(1, 10, 0)
 	rec.Doc.Rounds = 1000
 	if Size(rec, fast, 0, 2); rec.TaskSize != 10 {

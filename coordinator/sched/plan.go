@@ -11,7 +11,10 @@ const (
 	// not count, short enough that a new job starts soon and little is lost
 	// with a node. leastTask is the work in it at least, where a batch takes less.
 	mostTask  = 100 * time.Millisecond
-	leastTask = 10 * time.Millisecond
+	leastTask = 15 * time.Millisecond
+	// tailTask is the work in a task from which on the last ones of a job are smaller:
+	// those of less end soon enough.
+	tailTask = 40 * time.Millisecond
 	// windowParts is into how many tasks at least a job's part of [RateWindow] is cut, so
 	// that rates over such a window can be equal to within a percent or two: results
 	// come by whole tasks. A cheap model's batches are many beside a dear one's.
@@ -50,10 +53,11 @@ func (e Experience) Of(images int) Experience {
 
 // Size freezes in a record how many batches a task has: as [TaskSize] says, at most
 // a round, and so many that the plan has no more than [wire.MaxTasks] tasks. The end
-// of a job that has one round is cut into smaller tasks for the slots that there are.
+// of a job that has one round is cut into smaller tasks for the slots that there are,
+// where its tasks are long enough to be worth it.
 func Size(rec *wire.JobRecord, known Experience, round time.Duration, slots int) {
 	rec.TaskSize = min(TaskSize(rec.Batches(), known, round, slots), rec.RoundBatches())
-	if !rec.Doc.Training() && !rec.Doc.Forever && rec.Doc.Rounds <= 1 {
+	if known.Time*time.Duration(rec.TaskSize) >= tailTask && !rec.Doc.Training() && !rec.Doc.Forever && rec.Doc.Rounds <= 1 {
 		rec.Tail = slots
 	}
 	if rec.Doc.Outputs == wire.OutputsProbs || rec.Doc.Outputs == wire.OutputsRaw {
