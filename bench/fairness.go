@@ -457,26 +457,27 @@ func (f *fairness) pairs(ctx context.Context) error {
 	return nil
 }
 
-// speed is the batches per second of each of the jobs of a mix.
+// speed is the batches per second of each of the jobs of a mix, over a while in which
+// each has had results.
 func (f *fairness) speed(ctx context.Context, m mix) ([]float64, error) {
 	jobs, stop, err := f.run(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	from := time.Now()
-	err = pause(ctx, min(fairAlone, f.Span))
-	to := time.Now()
-	if err := errors.Join(err, stop()); err != nil {
-		return nil, err
-	}
-	out := make([]float64, len(jobs))
-	for i, j := range jobs {
-		out[i] = float64(f.rates.within(j.job, from, to)) / to.Sub(from).Seconds()
-		if out[i] == 0 {
-			return nil, fmt.Errorf("job %d had no result in %v", j.job, to.Sub(from))
+	from, out := time.Now(), make([]float64, len(jobs))
+	for slices.Contains(out, 0) {
+		if err := pause(ctx, min(fairAlone, f.Span)); err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		span := time.Since(from)
+		if span > faultWait {
+			return nil, errors.Join(fmt.Errorf("jobs %v: some had no result in %v", jobs, span), stop())
+		}
+		for i, j := range jobs {
+			out[i] = float64(f.rates.within(j.job, from, from.Add(span))) / span.Seconds()
 		}
 	}
-	return out, nil
+	return out, stop()
 }
 
 // check compares every result that there is with this process's predictions.

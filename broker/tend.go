@@ -125,6 +125,19 @@ func (b *Broker) revive(ctx context.Context, names []string) (revived []string, 
 	return revived, nil
 }
 
+// Deliveries is how many deliveries a job's queue has made.
+func (b *Broker) Deliveries(ctx context.Context, job uint64) (uint64, error) {
+	stream, err := b.JS.Stream(ctx, streamTasks)
+	if err != nil {
+		return 0, fmt.Errorf("open task queue: %w", err)
+	}
+	queue, err := stream.Consumer(ctx, consumerOf(job, stream.CachedInfo().Created))
+	if err != nil {
+		return 0, fmt.Errorf("open queue of job %d: %w", job, err)
+	}
+	return queue.CachedInfo().Delivered.Consumer, nil
+}
+
 // RebuildQueue makes a job's queue anew from the tasks that are in it. What is said
 // about deliveries of the old one is not heard any more.
 func (b *Broker) RebuildQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error) {

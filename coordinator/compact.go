@@ -303,7 +303,11 @@ func (l *leader) recordOf(ctx context.Context, job uint64) (*wire.JobRecord, uin
 		return nil, 0, fmt.Errorf("read record of job %d: %w", job, err)
 	}
 	var rec wire.JobRecord
-	if err := json.Unmarshal(e.Value, &rec); err != nil || rec.Job != job {
+	err = json.Unmarshal(e.Value, &rec)
+	if err == nil && rec.Job != job {
+		err = fmt.Errorf("it is of job %d", rec.Job)
+	}
+	if err != nil {
 		return nil, 0, fmt.Errorf("record of job %d can't be read: %w", job, err)
 	}
 	return &rec, e.Revision, nil

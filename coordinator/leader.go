@@ -79,8 +79,8 @@ type leader struct {
 	table   uint64
 	dirty   bool
 	closing map[uint64]bool
-	// stuck counts how often in a row an active job was found waiting for nobody.
-	stuck map[uint64]int
+	// stuck are the active jobs that were found waiting for nobody.
+	stuck map[uint64]stuckLook
 	// saving says that a checkpoint is being written or removed.
 	saving bool
 	// foldsLooked is when checkpoints that are due were last looked for.
@@ -102,7 +102,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
 		after: make(map[uint64]map[uint64]bool), held: make(map[uint64]bool), doomed: make(map[uint64]string), complete: make(map[uint64]bool),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]int), kept: make(map[uint64]*keptJob), steering: newSteering()}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]stuckLook), kept: make(map[uint64]*keptJob), steering: newSteering()}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:

@@ -26,6 +26,7 @@ type servers interface {
 	Room(ctx context.Context) (broker.Room, error)
 	Tend(ctx context.Context) (broker.Tended, error)
 	Revive(ctx context.Context) ([]string, error)
+	Deliveries(ctx context.Context, job uint64) (uint64, error)
 	RebuildQueue(ctx context.Context, job uint64, inFlight int) (queue string, err error)
 }
 
@@ -108,22 +109,35 @@ func (c *coordinator) revive(ctx context.Context) error {
 	return err
 }
 
+// stuckLook is how often in a row a job was found waiting for nobody, and how many
+// deliveries its queue had made by then.
+type stuckLook struct {
+	times     int
+	delivered uint64
+}
+
 // unstick looks after a job that has tasks in its queue and makes no progress. When
-// no living node has any of them in hand although one could, twice in a row, the
-// queue doesn't deliver, and it is made anew.
+// no living node has any of them in hand although one could, twice in a row, and the
+// queue has delivered nothing in between (tasks that wait for another try are in
+// nobody's hand for long), it is made anew.
 func (l *leader) unstick(ctx context.Context, job uint64) error {
 	s, ok := l.Broker.(servers)
 	if !ok || !l.waitsForNobody(job) {
 		delete(l.stuck, job)
 		return nil
 	}
-	if l.stuck[job]++; l.stuck[job] < stuckLooks {
+	within, cancel := context.WithTimeout(ctx, tendWait)
+	defer cancel()
+	look := l.stuck[job]
+	if n, err := s.Deliveries(within, job); err == nil && n != look.delivered {
+		look = stuckLook{delivered: n} // else it can't even say
+	}
+	look.times++
+	if l.stuck[job] = look; look.times < stuckLooks {
 		return nil
 	}
 	delete(l.stuck, job)
 	l.Log.Warn("nobody is given the job's tasks: making its queue anew", "job", job)
-	within, cancel := context.WithTimeout(ctx, tendWait)
-	defer cancel()
 	queue, err := s.RebuildQueue(within, job, l.inFlight(job))
 	if err != nil {
 		return err

@@ -61,8 +61,8 @@ When batches have failed it says so on standard error and exits with 3.`,
 				return err
 			}
 			defer b.Close()
-			p := &resultPrinter{app: a, ctx: cmd.Context(), api: client.New(b), resultFlags: f, job: n}
-			p.manifestOf = func(digest string) (int, error) {
+			p := &resultPrinter{app: a, api: client.New(b), resultFlags: f, job: n}
+			p.batchSizeOf = func(digest string) (int, error) {
 				store, err := cluster.OpenStore(cmd.Context(), b)
 				if err != nil {
 					return 0, err
@@ -73,7 +73,7 @@ When batches have failed it says so on standard error and exits with 3.`,
 				}
 				return m.BatchSize, nil
 			}
-			return p.run()
+			return p.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&f.format, "format", export.JSONL, "`FORMAT`: "+strings.Join(export.Formats(), ", "))
@@ -101,10 +101,9 @@ func (a *app) checkResultFlags(cmd *cobra.Command, f *resultFlags) error {
 type resultPrinter struct {
 	*app
 	resultFlags
-	ctx        context.Context
-	api        *client.Client
-	job        uint64
-	manifestOf func(digest string) (batchSize int, err error)
+	api         *client.Client
+	job         uint64
+	batchSizeOf func(digest string) (batchSize int, err error)
 
 	rec       *wire.JobRecord
 	w         export.Writer
@@ -113,8 +112,8 @@ type resultPrinter struct {
 	failure   string
 }
 
-func (p *resultPrinter) run() error {
-	rec, err := p.record()
+func (p *resultPrinter) run(ctx context.Context) error {
+	rec, err := p.record(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,11 +126,11 @@ func (p *resultPrinter) run() error {
 		return err
 	}
 	if p.batchSize = rec.BatchSize; p.batchSize == 0 {
-		if p.batchSize, err = p.manifestOf(rec.DataDigest); err != nil {
+		if p.batchSize, err = p.batchSizeOf(rec.DataDigest); err != nil {
 			return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, p.job, err)
 		}
 	}
-	if err := p.write(columns); err != nil {
+	if err := p.write(ctx, columns); err != nil {
 		return err
 	}
 	if p.failed > 0 {
@@ -152,17 +151,17 @@ func kind(r *wire.JobRecord) string {
 
 // record is the job's record. One that has just been accepted has none yet: it is
 // waited for with --follow.
-func (p *resultPrinter) record() (*wire.JobRecord, error) {
+func (p *resultPrinter) record(ctx context.Context) (*wire.JobRecord, error) {
 	find := p.api.Record
 	if p.follow {
 		find = p.api.AwaitRecord
 	}
-	rec, err := find(p.ctx, p.job)
+	rec, err := find(ctx, p.job)
 	if err != nil || rec != nil {
 		return rec, err
 	}
 	// The coordinator knows which jobs there are.
-	reply, err := p.api.Job(p.ctx, p.job)
+	reply, err := p.api.Job(ctx, p.job)
 	if err != nil {
 		return nil, err
 	}
@@ -187,36 +186,36 @@ func (p *resultPrinter) columns() (export.Columns, error) {
 
 // write writes the table to where it belongs. A file is there whole or, but for
 // --follow, not at all.
-func (p *resultPrinter) write(columns export.Columns) error {
+func (p *resultPrinter) write(ctx context.Context, columns export.Columns) error {
 	if p.out == "" {
-		return p.table(p.stdout, columns)
+		return p.table(ctx, p.stdout, columns)
 	}
 	if p.follow {
 		f, err := os.Create(p.out)
 		if err != nil {
 			return err
 		}
-		return errors.Join(p.table(f, columns), f.Close())
+		return errors.Join(p.table(ctx, f, columns), f.Close())
 	}
 	f, err := os.CreateTemp(filepath.Dir(p.out), "."+filepath.Base(p.out)+"-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // it has another name when all went well
-	if err := errors.Join(p.table(f, columns), f.Chmod(0o644), f.Close()); err != nil {
+	defer func() { _ = os.Remove(f.Name()) }() // it has another name when all went well
+	if err := errors.Join(p.table(ctx, f, columns), f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), p.out)
 }
 
 // table writes all rows.
-func (p *resultPrinter) table(out io.Writer, columns export.Columns) (err error) {
+func (p *resultPrinter) table(ctx context.Context, out io.Writer, columns export.Columns) (err error) {
 	if p.asJSON {
 		p.w = export.NewJSON(out, columns, p.job)
 	} else if p.w, err = export.New(p.format, out, columns); err != nil {
 		return err
 	}
-	rec, err := p.api.InOrder(p.ctx, p.job, p.follow, p.result)
+	rec, err := p.api.InOrder(ctx, p.job, p.follow, p.result)
 	if rec != nil {
 		p.rec = rec
 	}

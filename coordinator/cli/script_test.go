@@ -164,10 +164,11 @@ var volatile = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), `TIME`},
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), `DIGEST`},
 	{regexp.MustCompile(`nats://127\.0\.0\.1:\d+`), `URL`},
-	{regexp.MustCompile(`("(?:job|pid|task_size|tail|results_from|epoch|incarnation|cores|slots|stored|seconds|accuracy|loss|held_out|loss_sum|` +
+	{regexp.MustCompile(`("(?:job|pid|task_size|results_from|epoch|incarnation|cores|slots|stored|seconds|accuracy|loss|held_out|loss_sum|` +
 		`rate|batch_rate|images_per_s|sum_ns|min_ns|max_ns|tasks|correct|[a-z0-9]+_ms2?)": )-?[0-9][0-9.e+-]*`), `${1}0`},
 	{regexp.MustCompile(`("(?:version|go|platform|times|id|conn)": )"[^"]*"`), `${1}"TEXT"`},
 	{regexp.MustCompile(`,\n +"results": \{[^}]*\}`), ``}, // of an ended job, some seconds later
+	{regexp.MustCompile(`\n +"tail": \d+,`), ``},          // none while no worker is known to be well
 	{regexp.MustCompile(`"sum_sq": \[[^]]*\]`), `"sum_sq": []`},
 	{regexp.MustCompile(`\bjob \d+`), `job N`},
 	{regexp.MustCompile(`[0-9.,]+ img/s( +ETA [0-9a-z. ]+)?`), `RATE`},

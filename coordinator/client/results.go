@@ -45,7 +45,11 @@ func (c *Client) Record(ctx context.Context, job uint64) (*wire.JobRecord, error
 		return nil, fmt.Errorf("read record of job %d: %w", job, err)
 	}
 	var rec wire.JobRecord
-	if err := json.Unmarshal(e.Value(), &rec); err != nil || rec.Job != job {
+	err = json.Unmarshal(e.Value(), &rec)
+	if err == nil && rec.Job != job {
+		err = fmt.Errorf("it is of job %d", rec.Job)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("the record of job %d can't be read: %w", job, err)
 	}
 	return &rec, nil

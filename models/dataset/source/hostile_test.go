@@ -249,3 +249,14 @@ func TestRuns(t *testing.T) {
 		}
 	}
 }
+
+// A picture within the limits can be so high that scaling it would not be.
+func TestHighPicture(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a/high.png", pngHeader(1, 39_000_000))
+	for _, o := range []Options{{Resize: [2]int{224, 224}}, {Resize: [2]int{224}, Crop: [2]int{224}}} {
+		if err := readAll(dir, o); !errors.Is(err, dataset.ErrTooLarge) || !strings.Contains(err.Error(), "high.png") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}

@@ -25,6 +25,7 @@ const (
 	maxSide        = 1 << 14    // height and width that pictures may be scaled to
 	maxPixels      = 40_000_000 // of one picture
 	manyPixels     = 4_000_000  // of pictures above it one is decoded at a time
+	maxBetween     = 16_000_000 // places half-way between a picture and a scaled one
 	maxPictureFile = 256 << 20  // bytes
 	maxPictures    = 20_000_000 // in a folder
 	maxDepth       = 32         // folders inside of a class's folder
@@ -96,13 +97,15 @@ func (p *picture) decode(r io.ReadSeeker, out []byte) error {
 	if err != nil {
 		return err
 	}
-	if c.Width*c.Height > manyPixels {
+	height, width := p.scaled(c.Height, c.Width)
+	// Scaling goes by columns first, which takes 32 bytes for each place.
+	between := int64(width) * int64(c.Height)
+	if int64(c.Width)*int64(c.Height) > manyPixels || between > manyPixels {
 		p.large.Lock()
 		defer p.large.Unlock()
 	}
-	height, width := p.scaled(c.Height, c.Width)
-	if int64(height)*int64(width) > maxPixels {
-		return fmt.Errorf("a picture of %d x %d becomes one of %d x %d, at most %d pixels in all: %w", c.Width, c.Height, width, height, maxPixels, dataset.ErrTooLarge)
+	if int64(height)*int64(width) > maxPixels || p.resize[0] > 0 && between > maxBetween {
+		return fmt.Errorf("a picture of %d x %d becomes one of %d x %d, which takes more memory than %d pixels do: %w", c.Width, c.Height, width, height, maxPixels, dataset.ErrTooLarge)
 	}
 	if height < p.height || width < p.width || p.crop[0] == 0 && (height != p.height || width != p.width) {
 		if p.resize[0] == 0 {
