@@ -18,7 +18,7 @@ import (
 const (
 	// slowStore is the time for a write from which on the server has more to do than
 	// it can, and crowded how long others write for us then.
-	slowStore = 20 * time.Millisecond
+	slowStore = 4 * time.Millisecond
 	crowded   = time.Second
 	// aloneFor is how long nobody is asked after nobody was there.
 	aloneFor = 5 * time.Second

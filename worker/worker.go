@@ -88,7 +88,7 @@ const (
 	MostAttempts = wire.MaxTried - 4
 	// storingMost is how many results may wait to be stored at least: those that wait
 	// together take one write.
-	storingMost = 32
+	storingMost = 64
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
