@@ -23,9 +23,6 @@ func (e element) order() binary.ByteOrder {
 	return binary.LittleEndian
 }
 
-// whole reports whether elements are whole numbers.
-func (e element) whole() bool { return e.kind == 'u' || e.kind == 'i' }
-
 // native is the element type that images of the array are read in.
 func (e element) native() string {
 	if e.kind == 'u' && e.size == 1 {
