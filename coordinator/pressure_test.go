@@ -116,7 +116,16 @@ func TestFullStore(t *testing.T) {
 	r.must(msg.Ack())
 	reply, err := r.c.Job(r.ctx, waiting)
 	r.must(err)
-	r.work(waiting, reply.Record.Tasks()-1, "node")
+	for left := reply.Record.Tasks() - 1; left > 0; {
+		msg, task := r.pull(waiting)
+		// The task from before may come again: its deadline passed while it waited.
+		if err := r.answer(task, "node"); err == nil {
+			left--
+		} else if !errors.Is(err, broker.ErrExists) {
+			t.Fatal(err)
+		}
+		r.must(msg.Ack())
+	}
 	if s := r.wait(waiting, ended); s.State != wire.StateDone || s.Batches != 10 {
 		t.Errorf("the job that waited: %+v", s)
 	}
