@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,6 +136,47 @@ func (e *endToEnd) watch(l *ledger) (stop func()) {
 	return stop
 }
 
+// undecided stores a result with a leader whose other servers are frozen, so that it can't
+// be stored. The leader refuses a second one for the sake of the first; whoever stores it
+// must not take that for a stored result.
+func (e *endToEnd) undecided() {
+	e.t.Helper()
+	const job = 1 << 40 // there is no such job
+	brokers := e.l.Names(wire.RoleBroker)
+	layout, err := e.l.Broker().Layout(e.ctx)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	leader := slices.Index(brokers, layout.Busy())
+	b, err := broker.Connect(e.ctx, broker.Config{Servers: strings.Split(e.l.URL(), ",")[leader], StoreAlone: true})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer b.Close()
+	others := slices.Delete(slices.Clone(brokers), leader, leader+1)
+	signal := func(s os.Signal) {
+		for _, name := range others {
+			if _, err := e.l.Signal(name, s); err != nil {
+				e.t.Fatal(err)
+			}
+		}
+	}
+	store := func() error {
+		ctx, cancel := context.WithTimeout(e.ctx, 500*time.Millisecond)
+		defer cancel()
+		return b.StoreResult(ctx, job, 1, []byte("undecided"))
+	}
+	signal(cluster.SignalStop)
+	for range 2 {
+		if err := store(); err == nil || errors.Is(err, broker.ErrExists) {
+			e.t.Errorf("a result that one of three servers has is taken for stored: %v", err)
+		}
+	}
+	signal(cluster.SignalContinue)
+	eventually(e.t, e.ctx, "the result is stored", func() bool { err := store(); return err == nil || errors.Is(err, broker.ErrExists) })
+	eventually(e.t, e.ctx, "every copy has it", func() bool { has, err := b.HasResult(e.ctx, job, 1); return err == nil && has })
+}
+
 // Servers die under load, one, two and all of them, and come back. No job is lost,
 // and each has the results of a clean run, byte for byte: one of tasks of usual size,
 // and one of many small ones, whose results share durable writes.
@@ -142,6 +185,8 @@ func TestServersDie(t *testing.T) {
 	e := &endToEnd{t: t, ctx: testContext(t), store: t.TempDir(), servers: 3, log: t.Output()}
 	e.start()
 	defer func() { e.l.Stop() }()
+	e.settled()
+	e.undecided()
 	e.settled()
 	first := e.submit(batches)
 	clean := e.results(first)
