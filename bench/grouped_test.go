@@ -26,10 +26,10 @@ import (
 
 const (
 	// A job of so many batches, so many times over; its tasks have one each.
-	smallBatches, smallRounds = 200, 10
-	// groupedHeld is how many results of groups must be stored and not acknowledged
-	// when somebody dies.
-	groupedHeld = 8
+	smallBatches, smallRounds = 200, 6
+	// groupedSeen is how many results must have been stored in groups before workers are
+	// to be caught with some.
+	groupedSeen = 30
 )
 
 // storing is a cluster of real processes, the workers behind proxies, whose many small
@@ -119,21 +119,32 @@ func (s *storing) see(_ context.Context, m *broker.Stored) {
 	s.seen[job][task], s.shared[job][task] = r.Node, m.Group != ""
 }
 
-// stored counts the results of a job that a node has stored, or with "" all nodes.
-func (s *storing) stored(job uint64, node string) (n int) {
+// stored counts the results of a job that a node has stored, or with "" all nodes, and
+// those of them that were in a group.
+func (s *storing) stored(job uint64, node string) (n, grouped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, by := range s.seen[job] {
-		if node == "" || by == node {
-			n++
+	for task, by := range s.seen[job] {
+		if node != "" && by != node {
+			continue
+		}
+		n++
+		if s.shared[job][task] {
+			grouped++
 		}
 	}
-	return n
+	return n, grouped
+}
+
+// over reports whether a job has all results.
+func (s *storing) over(job uint64) bool {
+	n, _ := s.stored(job, "")
+	return n == smallBatches*smallRounds
 }
 
 func (s *storing) until(what string, holds func() bool) {
 	s.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
@@ -170,31 +181,74 @@ func (s *storing) node(name string) (n wire.Node) {
 	return n
 }
 
-// deafen has nodes heard and not hear, and waits until they hold results that are stored,
-// in groups, and that they can't know of.
-func (s *storing) deafen(job uint64, names ...string) {
+// caught submits a job and has nodes heard and not hear. It returns when they hold
+// results that are stored, in groups, and that they can't know of. When they were given
+// up before that, it does so again with another job. Before a job it calls first.
+func (s *storing) caught(first func(), names ...string) (job uint64) {
 	s.t.Helper()
-	for _, name := range names {
-		s.proxies[name].Set(chaos.CutToNode)
-	}
-	deaf := time.Now()
-	s.until("results are stored that their workers don't know of", func() bool {
-		held := 0
-		for _, name := range names {
-			n := s.node(name)
-			if !n.Seen.After(deaf) {
-				continue
+	for range 5 {
+		first()
+		job = s.submit()
+		s.until("results are stored in groups", func() bool {
+			_, grouped := s.stored(job, names[0])
+			return grouped >= groupedSeen || s.over(job)
+		})
+		s.hear(chaos.CutToNode, names...)
+		deaf, held := time.Now(), 0
+		s.until("results are stored that their workers don't know of, or all are", func() bool {
+			held = 0
+			for _, name := range names {
+				held += s.held(name, deaf)
 			}
-			s.mu.Lock()
-			for _, f := range n.InFlight {
-				if s.shared[f.Job][f.Task] && s.seen[f.Job][f.Task] == name {
-					held++
-				}
-			}
-			s.mu.Unlock()
+			return held > 0 || s.over(job)
+		})
+		if held > 0 {
+			return job
 		}
-		return held >= groupedHeld
+		s.hear(chaos.CutNone, names...)
+		s.whole(job, "nobody was caught")
+		for _, name := range names {
+			s.idle(name)
+		}
+	}
+	s.t.Fatal("five jobs ended before a worker was caught between store and acknowledgement")
+	return 0
+}
+
+func (s *storing) hear(cut chaos.Cut, names ...string) {
+	for _, name := range names {
+		s.proxies[name].Set(cut)
+	}
+}
+
+// held counts the results of groups that a node has stored and not acknowledged, as it
+// says itself after a moment.
+func (s *storing) held(name string, after time.Time) (n int) {
+	node := s.node(name)
+	if !node.Seen.After(after) {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range node.InFlight {
+		if s.shared[f.Job][f.Task] && s.seen[f.Job][f.Task] == name {
+			n++
+		}
+	}
+	return n
+}
+
+// idle waits until a node says that it has nothing in hand, and returns the number of
+// batches that it has computed.
+func (s *storing) idle(name string) int64 {
+	s.t.Helper()
+	var n wire.Node
+	now := time.Now()
+	s.until(name+" has nothing in hand", func() bool {
+		n = s.node(name)
+		return n.State == wire.NodeAlive && n.Seen.After(now) && len(n.InFlight) == 0
 	})
+	return n.Batches
 }
 
 func (s *storing) kill(name string) {
@@ -236,18 +290,9 @@ func (s *storing) whole(job uint64, what string) {
 			s.t.Errorf("%s: batch %d has %d of %d results", what, batch, rounds[batch], smallRounds)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	shared := 0
-	for _, in := range s.shared[job] {
-		if in {
-			shared++
-		}
-	}
-	s.t.Logf("%s: %d results, %d of them shared a durable write", what, len(tasks), shared)
-	if shared == 0 {
-		s.t.Errorf("%s: no result shared a durable write", what)
-	}
+	s.until("all results were seen", func() bool { return s.over(job) })
+	n, grouped := s.stored(job, "")
+	s.t.Logf("%s: %d results, %d of them shared a durable write", what, n, grouped)
 }
 
 // Whoever stores results in groups dies between the durable write and the word of it:
@@ -256,35 +301,27 @@ func (s *storing) whole(job uint64, what string) {
 func TestGroupedWritersDie(t *testing.T) {
 	s := newStoring(t)
 
-	job := s.submit()
-	s.until("worker-1 has stored results", func() bool { return s.stored(job, "worker-1") >= 100 })
-	s.deafen(job, "worker-1")
+	var before int64
+	job := s.caught(func() { before = s.idle("worker-2") }, "worker-1")
 	s.kill("worker-1")
 	s.whole(job, "a worker killed that had stored and not acknowledged")
-	ended := time.Now()
-	var other wire.Node
-	s.until("worker-2 has nothing in hand", func() bool {
-		other = s.node("worker-2")
-		return other.Seen.After(ended) && len(other.InFlight) == 0
-	})
-	s.until("all results were seen", func() bool { return s.stored(job, "") == smallBatches*smallRounds })
-	if own := s.stored(job, "worker-2"); other.Batches != int64(own) {
-		t.Errorf("worker-2 computed %d batches for %d results: what the dead one had stored was computed again", other.Batches, own)
+	computed := s.idle("worker-2") - before
+	if own, _ := s.stored(job, "worker-2"); computed != int64(own) {
+		t.Errorf("worker-2 computed %d batches for %d results: what the dead one had stored was computed again", computed, own)
 	}
 	s.must(s.l.Restart(s.ctx, "worker-1"))
+	s.hear(chaos.CutNone, "worker-1")
+	s.idle("worker-1")
 
-	job = s.submit()
-	s.until("results are stored", func() bool { return s.stored(job, "") >= 200 })
-	s.deafen(job, "worker-1", "worker-2")
+	job = s.caught(func() {}, "worker-1", "worker-2")
 	s.kill("broker")
-	s.proxies["worker-1"].Set(chaos.CutNone)
-	s.proxies["worker-2"].Set(chaos.CutNone)
+	s.hear(chaos.CutNone, "worker-1", "worker-2")
 	s.must(s.l.Restart(s.ctx, "broker"))
 	s.whole(job, "the server killed that had stored and not said so")
 
 	for i := range 2 {
 		job = s.submit()
-		s.until("results are stored", func() bool { return s.stored(job, "") >= 300*(i+1) })
+		s.until("results are stored", func() bool { n, _ := s.stored(job, ""); return n >= 200*(i+1) })
 		s.kill("broker") // with groups on their way
 		s.must(s.l.Restart(s.ctx, "broker"))
 		s.whole(job, "the server killed under load")

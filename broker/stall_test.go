@@ -12,42 +12,60 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Many connections write groups at the same time, more than the server takes at once:
-// every result is stored, once, and nobody waits for ever.
-func TestManyConnectionsStoreGroups(t *testing.T) {
-	g := newGrouped(t)
-	first := g.connect()
-	const conns, each = 100, groupLeast + 6
-	bs := make([]*Broker, conns)
-	for i := range bs {
-		b, err := Connect(g.ctx, Config{Servers: g.url, StoreAlone: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(b.Close)
-		b.group.stored = func(n int) { g.sizes[n].Add(1) }
-		bs[i] = b
-	}
-	var group sync.WaitGroup
-	for i, b := range bs {
-		for n := range each {
-			task := i*each + n + 1
-			group.Go(func() {
-				if err := b.StoreResult(g.ctx, 1, task, fmt.Append(nil, task)); err != nil {
-					t.Errorf("task %d: %v", task, err)
+// A batch costs the server several syncs, during which everybody else waits. Many small
+// ones of many connections once kept it from answering for seconds; so none is smaller
+// than what is worth its cost, however many connections there are, also more than the
+// server takes batches of at once. Every result is stored, once.
+func TestManyConnectionsMakeNoSmallBatches(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// conns connections store so many results each, so many of them at a time.
+		conns, each, atOnce int
+		shared              bool
+		least               int
+	}{
+		{"many results each", 100, groupLeast + 6, groupLeast + 6, false, groupLeast},
+		{"few results each", 100, 20, 4, true, sharedLeast},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGrouped(t)
+			first := g.connect()
+			stop, err := first.ShareStores()
+			g.must(err)
+			defer stop()
+			var group sync.WaitGroup
+			for i := range c.conns {
+				b, err := Connect(g.ctx, Config{Servers: g.url, StoreAlone: !c.shared})
+				g.must(err)
+				t.Cleanup(b.Close)
+				b.group.stored = func(n int) { g.sizes[n].Add(1) }
+				for from := range c.atOnce {
+					group.Go(func() {
+						for n := from; n < c.each; n += c.atOnce {
+							task := i*c.each + n + 1
+							if err := b.StoreResult(g.ctx, 1, task, fmt.Append(nil, task)); err != nil {
+								t.Errorf("task %d: %v", task, err)
+							}
+						}
+					})
 				}
-			})
-		}
-	}
-	group.Wait()
-	got := g.contents(first, 1)
-	for task := 1; task <= conns*each; task++ {
-		if len(got[task]) != 1 || got[task][0] != fmt.Sprint(task) {
-			t.Fatalf("task %d has %q", task, got[task])
-		}
-	}
-	if g.largest() < groupLeast {
-		t.Errorf("the largest write had %d results", g.largest())
+			}
+			group.Wait()
+			got := g.contents(first, 1)
+			for task := 1; task <= c.conns*c.each; task++ {
+				if len(got[task]) != 1 || got[task][0] != fmt.Sprint(task) {
+					t.Fatalf("task %d has %q", task, got[task])
+				}
+			}
+			for n := 2; n < c.least; n++ {
+				if writes := g.sizes[n].Load(); writes > 0 {
+					t.Errorf("%d batches of %d results", writes, n)
+				}
+			}
+			if g.largest() < c.least {
+				t.Errorf("the largest write had %d results", g.largest())
+			}
+		})
 	}
 }
 
