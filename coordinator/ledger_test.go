@@ -60,7 +60,7 @@ func TestLedgerThatWasAway(t *testing.T) {
 	}
 	away.fold(result(19), 19, time.Unix(1000, 0))
 	away.fold(result(20), 20, time.Unix(1000, 0))
-	at := time.Unix(1001, 0)
+	at := time.Unix(1100, 0) // rates are of the last ten seconds
 	if got, want := away.jobs[1].Stats(at).Stats, leader.jobs[1].Stats(at).Stats; got != want || want.Batches != 20 {
 		t.Errorf("statistics %+v, want %+v", got, want)
 	}

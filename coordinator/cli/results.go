@@ -164,14 +164,14 @@ func (p *resultPrinter) lookUp(ctx context.Context, table *export.Table) error {
 	case err != nil:
 		return err
 	}
-	if numbers(table.Classes) && numbers(table.Labels) {
+	if onlyNumbers(table.Classes) && onlyNumbers(table.Labels) {
 		table.Classes, table.Labels = nil, nil
 	}
 	return nil
 }
 
-// numbers reports whether names say no more than the numbers of the classes.
-func numbers(names []string) bool {
+// onlyNumbers reports whether names say no more than the numbers of the classes.
+func onlyNumbers(names []string) bool {
 	for i, name := range names {
 		if name != strconv.Itoa(i) {
 			return false

@@ -40,7 +40,7 @@ type Job struct {
 	// Check is set for tasks that an earlier coordinator may have published.
 	check bool
 	// places is where the rounds of a job that runs for ever begin.
-	places places
+	places roundMarks
 }
 
 type nodeShare struct {

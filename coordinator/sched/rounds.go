@@ -8,15 +8,15 @@ import "slices"
 // one, belongs to rounds before n. What came late of these lies behind, and goes the
 // next time.
 
-// places remembers where rounds begin in the stream of results.
-type places struct {
+// roundMarks remembers where rounds begin in the stream of results.
+type roundMarks struct {
 	// marks say that before a place there is no result of a round or of a later one,
 	// ascending in both; reached is the highest round that has a result.
-	marks   []place
+	marks   []mark
 	reached int
 }
 
-type place struct {
+type mark struct {
 	round int
 	seq   uint64
 }
@@ -40,7 +40,7 @@ func (j *Job) Placed(task int, seq uint64) {
 		return
 	}
 	p.reached = round
-	p.marks = append(p.marks, place{round, seq})
+	p.marks = append(p.marks, mark{round, seq})
 	if len(p.marks) > maxMarks {
 		for i := range maxMarks / 2 {
 			p.marks[i] = p.marks[2*i+1]
@@ -72,7 +72,7 @@ func (j *Job) Forgettable(keep int, covered uint64, through int) (from int, befo
 
 // Forgot drops what was remembered for what has been forgotten.
 func (j *Job) Forgot() {
-	j.places.marks = slices.DeleteFunc(j.places.marks, func(p place) bool { return j.Rec.FirstOf(p.round) <= j.Rec.KeptFrom })
+	j.places.marks = slices.DeleteFunc(j.places.marks, func(p mark) bool { return j.Rec.FirstOf(p.round) <= j.Rec.KeptFrom })
 }
 
 // Through is the task up to which all have a result, 0 when the first has none.

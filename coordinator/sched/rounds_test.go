@@ -101,7 +101,7 @@ func TestMarksOfARestoredJob(t *testing.T) {
 	restored.Placed(11, 11) // of the third round, which has begun before
 	restored.Placed(14, 14)
 	restored.Placed(13, 12) // read again
-	if want := (place{4, 12}); len(restored.places.marks) != 1 || restored.places.marks[0] != want {
+	if want := (mark{4, 12}); len(restored.places.marks) != 1 || restored.places.marks[0] != want {
 		t.Errorf("marks %v", restored.places.marks)
 	}
 	// Who was away takes for done what is known nowhere.

@@ -139,7 +139,7 @@ func TestCSV(t *testing.T) {
 		}
 	}
 	want := "round,index,batch,label,label_name,prediction,prediction_name,probability\n1,100,2,0,\"T-shirt, or top\",0,shirt,1\n" +
-		"1,101,2,,,1,\"<\"\"boot\"\">\",\n1,102,2,2,,2,,\n1,103,2,3,,3,,\n2,104,2,4,,,,0.2\n"
+		"1,101,2,,,1,\"<\"\"boot\"\">\",\n1,102,2,2,,2,,\n1,103,2,3,,3,,\n2,104,2,,,,,0.2\n"
 	if got := string(write(t, export.CSV, named, rows(5))); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
