@@ -177,7 +177,7 @@ func (l *leader) resolve(ctx context.Context, rec *wire.JobRecord) error {
 	if err := l.checkTimes(ctx, rec); err != nil {
 		return err
 	}
-	awaited, err := l.awaitsModel(ctx, rec.Doc)
+	awaited, err := l.awaitsModel(ctx, rec)
 	if err != nil {
 		return err
 	}

@@ -71,19 +71,22 @@ func (l *leader) planned(j *sched.Job) {
 	l.takeEarly(j.Rec.Job)
 }
 
-// awaitsModel reports whether a document's model is trained by a job that this one
-// waits for, or that one waits for.
-func (l *leader) awaitsModel(ctx context.Context, doc wire.JobDoc) (bool, error) {
-	if doc.After == 0 || doc.Training() {
+// awaitsModel reports whether the model of a record's document is trained by a job that
+// this one waits for, or that one waits for. Where that has ended badly since the
+// submission it doesn't matter any more which model it is.
+func (l *leader) awaitsModel(ctx context.Context, rec *wire.JobRecord) (bool, error) {
+	if rec.Doc.After == 0 || rec.Doc.Training() {
 		return false, nil
 	}
 	awaited, ok := inLoop(ctx, l, func() bool {
-		for rec := (&wire.JobRecord{Doc: doc}); rec.Doc.After > 0; {
-			j := l.jobs[l.before(rec)]
+		for r := rec; r.Doc.After > 0; {
+			before := l.before(r)
+			j := l.jobs[before]
 			if j == nil {
-				return false
+				_, never := l.waitsFor(r)
+				return never != "" && rec.Job > 0 || l.trainedOf(before, rec.Doc.Model) != nil
 			}
-			if rec = j.Rec; rec.Doc.Train == doc.Model {
+			if r = j.Rec; r.Doc.Train == rec.Doc.Model {
 				return true
 			}
 		}
