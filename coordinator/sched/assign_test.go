@@ -113,7 +113,7 @@ func TestPaceBringsJobsTogether(t *testing.T) {
 			told[l.Job-1] = l.Lead * 2
 		}
 		rate := []float64{100, 100}
-		if look < 5 {
+		if look > 0 && look < 6 { // they count from their first results on
 			rate = []float64{150, 50}
 		}
 		for i := range done {
