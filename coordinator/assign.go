@@ -142,6 +142,11 @@ func (l *leader) shown(rec *wire.JobRecord) sched.Experience {
 // taskSize freezes how a new job is cut into tasks.
 func (l *leader) taskSize(rec *wire.JobRecord) {
 	own := l.shown(rec)
+	for _, job := range l.active {
+		if j := l.jobs[job]; workloadOf(j.Rec) == workloadOf(rec) {
+			own.Slowest = max(own.Slowest, j.Slowest())
+		}
+	}
 	// The time of one batch of every job: those that run, of a heavier one as many as
 	// it gets meanwhile, or one other like the dearest of late.
 	running, dearest := own.Time, own.Time

@@ -155,7 +155,7 @@ func (g *ledger) remember(rec *wire.JobRecord, size int) {
 	}
 	if s := rec.Summary; s.Batches > 0 && rec.ModelDigest != "" {
 		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
-			Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
+			Slowest: sched.SlowestOf(s), Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
 	}
 }
 

@@ -201,6 +201,26 @@ func (j *Job) Experience() Experience {
 	return Experience{Time: time.Duration(j.nanos / j.computed), Images: float64(j.images) / float64(j.computed)}
 }
 
+// Slowest is the [Experience.Slowest] that the job's results show.
+func (j *Job) Slowest() (slowest time.Duration) {
+	for _, share := range j.nodes {
+		if share.tally.raw.Batches >= fewBatches {
+			slowest = max(slowest, time.Duration(share.tally.times.quantiles(50)[0]))
+		}
+	}
+	return slowest
+}
+
+// SlowestOf is the [Experience.Slowest] of a job that has ended.
+func SlowestOf(s *wire.JobStats) (slowest time.Duration) {
+	for i := range s.Nodes {
+		if s.Nodes[i].Batches >= fewBatches {
+			slowest = max(slowest, time.Duration(s.Nodes[i].P50Ms*float64(time.Millisecond)))
+		}
+	}
+	return slowest
+}
+
 // Counted is how much has been computed in a unit of rates: batches, images, or
 // nanoseconds.
 func (j *Job) Counted(fair string) float64 {
