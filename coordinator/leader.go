@@ -26,9 +26,6 @@ const (
 	// stalledAfter is how long an active job may go without a result before its
 	// queue is compared with what should be in it.
 	stalledAfter = broker.AckWait + 2*time.Second
-	// lateTick is the pause between two ticks after which this process, and not
-	// the nodes, counts as having been away.
-	lateTick = 300 * time.Millisecond
 	// claimAtOnce is how many records a new leader rewrites at a time.
 	claimAtOnce = 16
 	// failedWait is the pause after a term that ended with an error.
@@ -131,7 +128,7 @@ func (l *leader) serve(ctx context.Context) error {
 	if err := l.takeOver(ctx); err != nil {
 		return err
 	}
-	defer l.roll.standBy()
+	defer l.roll.StandBy()
 	stopResults, err := l.followResults(ctx)
 	if err != nil {
 		return err
@@ -267,13 +264,13 @@ func (l *leader) takeOver(ctx context.Context) error {
 		frozen := *l.jobs[job].Rec
 		plans[job] = &frozen
 	}
-	l.roll.lead(ctx, plans)
+	l.roll.Lead(ctx, plans)
 	err = l.claim(ctx, slices.Concat(active, queued, paused))
 	if err == nil {
 		err = l.loadSettings(ctx)
 	}
 	if err != nil {
-		l.roll.standBy()
+		l.roll.StandBy()
 		return err
 	}
 	for _, job := range queued {

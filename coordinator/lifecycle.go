@@ -91,7 +91,7 @@ func (l *leader) start(ctx context.Context, turn sched.Turn) error {
 	l.line.Remove(turn)
 	l.active = append(l.active, job)
 	l.looked[job] = time.Now()
-	l.roll.plan(j.Rec)
+	l.roll.Plan(j.Rec)
 	l.dirty = true
 	return nil
 }
@@ -164,7 +164,7 @@ func (l *leader) leave(j *sched.Job) {
 	delete(l.looked, job)
 	delete(l.queues, job)
 	delete(l.stuck, job)
-	l.roll.forget(job)
+	l.roll.Forget(job)
 	l.dirty = true
 }
 
