@@ -145,11 +145,12 @@ func (l *leader) taskSize(rec *wire.JobRecord) {
 			own.Slowest = max(own.Slowest, j.Slowest())
 		}
 	}
-	// The time of one batch of every job: those that run, or one other like the
-	// dearest of late.
+	// The time of one batch of every job: those that run, of a heavier one as many as
+	// it gets meanwhile, or one other like the dearest of late.
 	running, dearest := own.Time, own.Time
 	for _, job := range l.active {
-		running += l.jobs[job].Experience().Time
+		heavier := max(l.jobs[job].Rec.Doc.Share()/rec.Doc.Share(), 1)
+		running += time.Duration(heavier * float64(l.jobs[job].Experience().Time))
 	}
 	for _, known := range l.known {
 		if known.Job+recentJobs > rec.Job {

@@ -91,13 +91,11 @@ func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 	if !doc.Newest {
 		return nil
 	}
-	r, err := l.validate(ctx, rec.Doc, rec.BatchSize)
-	if err != nil {
-		return err
+	r, err := l.validate(ctx, rec.Doc, rec.BatchSize, false)
+	if err == nil {
+		r.freeze(rec)
 	}
-	rec.BatchSize = r.batchSize
-	rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = r.model.Version, r.model.Digest, r.data.Version, r.data.Digest
-	return nil
+	return err
 }
 
 // chooseTasks returns the failed tasks that a retry asks for, ascending.
