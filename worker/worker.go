@@ -222,6 +222,8 @@ type worker struct {
 	urgent            chan *held
 	taking            takings
 	storing           sync.WaitGroup
+	// looked is when the queues that had nothing were last looked at, kept by who pulls.
+	looked time.Time
 	// brisk says that the last task was a short one.
 	brisk   atomic.Bool
 	started time.Time
