@@ -20,11 +20,8 @@ const (
 )
 
 // storeAside stores a result while the slot goes on with its next task. When too
-// many results wait already, the slot waits too. The task is computed: should the
-// worker die, it goes back to the queue, where its result is looked up first, and it
-// isn't the reason.
+// many results wait already, the slot waits too.
 func (w *worker) storeAside(t *held, result []byte) {
-	t.started.Store(false)
 	select {
 	case w.places <- struct{}{}:
 	case <-t.ctx.Done():
