@@ -277,6 +277,10 @@ func (o *powered) load(ctx context.Context, ready <-chan string, span time.Durat
 	}
 	_ = cut() // whoever gave it asks again
 	cancel()
+	// What cleans up behind a write that failed would wait for a broker that is no more.
+	for _, each := range []*broker.Broker{b, rival, alone, other} {
+		each.NC.Close()
+	}
 	writers.Wait()
 	return nil
 }
