@@ -246,6 +246,22 @@ func TestNobodyShares(t *testing.T) {
 	}
 }
 
+// Who listens to everything takes no results, and keeps no worker waiting for long.
+func TestListenerSharesNothing(t *testing.T) {
+	g := newGrouped(t)
+	b := g.connect()
+	if _, err := g.connect().NC.SubscribeSync(">"); err != nil {
+		t.Fatal(err)
+	}
+	b.crowd.until.Store(time.Now().Add(time.Hour).UnixNano())
+	if err := b.StoreResult(g.ctx, 1, 1, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if b.crowd.there(time.Now()) {
+		t.Error("a broker is asked again at once, after none answered")
+	}
+}
+
 // What is no result's subject is refused; an answer that can't be read is no success.
 func TestShareRefusesNonsense(t *testing.T) {
 	g := newGrouped(t)
