@@ -61,11 +61,12 @@ const (
 	powerResult = 1 << 10
 )
 
-// Powerloss cuts the power of a broker while jobs are submitted, results stored and
-// files put into the SDFS, starts a broker on what is left on the disk (see package
-// powercut), and counts what had been acknowledged and is gone. It does so with
-// every write synced before it is acknowledged, which is the default, and with a
-// sync from time to time. Something lost with the default makes the document not OK.
+// Powerloss cuts the power of a broker while jobs are submitted, results stored, most of
+// them in batches that share a durable write, and files put into the SDFS. It starts a
+// broker on what is left on the disk (see package powercut), and counts what had been
+// acknowledged and is gone. It does so with every write synced before it is acknowledged,
+// which is the default, and with a sync from time to time. Something lost with the
+// default makes the document not OK.
 func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
 	if c.Program == "" {
 		return nil, fmt.Errorf("%w: no program", ErrConfig)

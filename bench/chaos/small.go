@@ -28,7 +28,7 @@ const (
 // smallModel tells in which tenth of an image of 28 x 28 the brightest point is. Files
 // differ by their mark.
 func smallModel(mark string) []byte {
-	window := []int64{14, 5}
+	window := []int{14, 5}
 	return encode.Model{Producer: mark, In: []encode.Value{{Name: "x", Dims: []any{"n", 1, 28, 28}}}, Out: []encode.Value{{Name: "y", Dims: []any{"n", 10}}},
 		Nodes: []encode.Node{{Op: "MaxPool", In: []string{"x"}, Out: []string{"p"}, Attrs: encode.Attrs{"kernel_shape": window, "strides": window}},
 			{Op: "Flatten", In: []string{"p"}, Out: []string{"y"}, Attrs: encode.Attrs{"axis": 1}}}}.Bytes()
