@@ -47,6 +47,13 @@ func (g *grouped) connect() *Broker {
 	return b
 }
 
+func (g *grouped) must(err error) {
+	g.t.Helper()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
 // largest is the number of results in the largest write.
 func (g *grouped) largest() (n int) {
 	for i := range g.sizes {

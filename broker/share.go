@@ -59,7 +59,7 @@ func (c *crowd) nobody(now time.Time) { c.alone.Store(now.Add(aloneFor).UnixNano
 
 // store stores a result, together with others that wait.
 func (b *Broker) store(ctx context.Context, job uint64, task int, data []byte) error {
-	if b.crowd.there(time.Now()) {
+	if !b.cfg.StoreAlone && b.crowd.there(time.Now()) {
 		if err := b.storeShared(ctx, job, task, data); err == nil || IsExists(err) || ctx.Err() != nil {
 			return err
 		}
