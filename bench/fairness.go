@@ -366,15 +366,15 @@ func (f *fairness) join(ctx context.Context, base share, model string) (began, e
 	if err != nil {
 		return 0, 0, err
 	}
-	start, err := f.began(ctx, job)
-	if err != nil {
+	if _, err := f.began(ctx, job); err != nil {
 		return 0, 0, err
 	}
 	equal, err = f.untilFair(ctx, []share{base, {job, 1}}, at, joinSpan)
 	if err != nil {
 		return 0, 0, err
 	}
-	return start.Sub(at), equal, f.cancel(ctx, job)
+	// The first result that was stored need not be that of the task that began first.
+	return f.rates.began(job).Sub(at), equal, f.cancel(ctx, job)
 }
 
 // untilFair waits until the rates of jobs are equal, and returns the time from at on
