@@ -304,10 +304,15 @@ func TestGroupedWritersDie(t *testing.T) {
 	var before int64
 	job := s.caught(func() { before = s.idle("worker-2") }, "worker-1")
 	s.kill("worker-1")
+	known, _ := s.stored(job, "worker-1")
 	s.whole(job, "a worker killed that had stored and not acknowledged")
 	computed := s.idle("worker-2") - before
-	if own, _ := s.stored(job, "worker-2"); computed != int64(own) {
-		t.Errorf("worker-2 computed %d batches for %d results: what the dead one had stored was computed again", computed, own)
+	// Results that were still on their way to the disk may be computed again, and the one
+	// task that was last heard to be in computation.
+	own, _ := s.stored(job, "worker-2")
+	all, _ := s.stored(job, "worker-1")
+	if late := all - known; computed > int64(own+late+1) {
+		t.Errorf("worker-2 computed %d batches for %d results, and %d of the dead one came late: what that had stored was computed again", computed, own, late)
 	}
 	s.must(s.l.Restart(s.ctx, "worker-1"))
 	s.hear(chaos.CutNone, "worker-1")
