@@ -125,7 +125,9 @@ func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error)
 	return l, nil
 }
 
-// submit keeps jobs in the cluster.
+// submit keeps jobs in the cluster. The first one is shorter than the others: jobs
+// that begin together progress at the same rate and would end together, and until the
+// next ones came there would be nothing that a fault could interrupt.
 func (l *load) submit(ctx context.Context) {
 	var unfinished []submitted
 	for n := 0; ctx.Err() == nil; n++ {
@@ -148,7 +150,11 @@ func (l *load) submit(ctx context.Context) {
 			set += strconv.Itoa(n)
 		}
 		last, err := l.repeat(ctx, set)
-		if n == 0 && !l.fresh {
+		switch {
+		case n > 0:
+		case l.fresh:
+			last /= 2
+		default:
 			last = min(last, firstJob)
 		}
 		if err == nil {

@@ -394,15 +394,27 @@ func (f *fairness) untilFair(ctx context.Context, jobs []share, at time.Time, sp
 	}
 }
 
+// killsAJob is how many workers are killed beside the same jobs.
+const killsAJob = 20
+
 // kills measures how soon rates are equal again after a worker's death.
 func (f *fairness) kills(ctx context.Context) error {
 	s := newSample("refair_after_kill", "ms", 1000)
-	jobs, stop, err := f.run(ctx, mix{models: []string{"mlp", "cnn"}})
-	if err != nil {
-		return err
-	}
+	var jobs []share
+	var stop func() error
 	workers := f.local.Names(wire.RoleWorker)
 	for n := range f.Kills {
+		if n%killsAJob == 0 { // before they come to their end
+			if stop != nil {
+				if err := stop(); err != nil {
+					return err
+				}
+			}
+			var err error
+			if jobs, stop, err = f.run(ctx, mix{models: []string{"mlp", "cnn"}}); err != nil {
+				return err
+			}
+		}
 		name := workers[f.rng.IntN(len(workers))]
 		took, err := f.kill(ctx, jobs, name)
 		if err != nil {

@@ -67,9 +67,10 @@ type Core interface {
 	HasResult(ctx context.Context, job uint64, task int) (bool, error)
 	Result(ctx context.Context, job uint64, task int) (*Stored, error)
 	// JobResults calls fn for every stored result of a job, in the order stored, until
-	// fn returns false. DropResults removes them; their subjects are free then.
+	// fn returns false. DropResults removes those that lie before a place, 0 for all;
+	// their subjects are free then.
 	JobResults(ctx context.Context, job uint64, fn func(*Stored) (more bool, err error)) error
-	DropResults(ctx context.Context, job uint64) error
+	DropResults(ctx context.Context, job, before uint64) error
 
 	// StoreAttempt notes durably a try of a task that gave no result, and Attempts
 	// reads them, oldest first, until CloseQueue forgets those of the job.

@@ -34,9 +34,10 @@ func (b *Broker) FollowJobResults(ctx context.Context, job, from uint64, fn func
 	return b.follow(ctx, streamResults, resultsOf(job), from, fn)
 }
 
-// DropResults removes the results of a job from the stream, some at a time. Whoever
-// calls it has them elsewhere.
-func (b *Broker) DropResults(ctx context.Context, job uint64) error {
+// DropResults removes the results of a job that lie before a place of the stream, with
+// 0 all of them, some at a time. Whoever calls it has them elsewhere, or wants them no
+// longer.
+func (b *Broker) DropResults(ctx context.Context, job, before uint64) error {
 	stream, err := b.Results(ctx)
 	if err != nil {
 		return fmt.Errorf("open results: %w", err)
@@ -47,7 +48,12 @@ func (b *Broker) DropResults(ctx context.Context, job uint64) error {
 			return nil
 		}
 		if err == nil {
-			next = m.Seq + dropAtOnce
+			if before > 0 && m.Seq >= before {
+				return nil
+			}
+			if next = m.Seq + dropAtOnce; before > 0 {
+				next = min(next, before)
+			}
 			err = stream.Purge(ctx, jetstream.WithPurgeSubject(resultsOf(job)), jetstream.WithPurgeSequence(next))
 		}
 		if err != nil {

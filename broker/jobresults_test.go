@@ -30,8 +30,17 @@ func TestResultsAreDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Those before a place: task 7's result and all behind it stay.
+	if err := b.DropResults(ctx, 1, m.Seq); err != nil {
+		t.Fatal(err)
+	}
+	for task, there := range map[int]bool{1: false, 6: false, 7: true, tasks: true} {
+		if m, err := b.Result(ctx, 1, task); err != nil || (m != nil) != there {
+			t.Errorf("task %d: %+v, %v", task, m, err)
+		}
+	}
 	for range 2 { // the second time there is nothing to do
-		if err := b.DropResults(ctx, 1); err != nil {
+		if err := b.DropResults(ctx, 1, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +80,7 @@ func TestReadersPassOverWhatWasDropped(t *testing.T) {
 		store(1, task)
 		store(2, task)
 	}
-	if err := b.DropResults(ctx, 2); err != nil {
+	if err := b.DropResults(ctx, 2, 0); err != nil {
 		t.Fatal(err)
 	}
 	got := make(chan string, 100)
@@ -107,10 +116,10 @@ func TestReadersPassOverWhatWasDropped(t *testing.T) {
 	stop()
 
 	// All that is left is removed before somebody reads.
-	if err := b.DropResults(ctx, 2); err != nil {
+	if err := b.DropResults(ctx, 2, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.DropResults(ctx, 1); err != nil {
+	if err := b.DropResults(ctx, 1, 0); err != nil {
 		t.Fatal(err)
 	}
 	stop, err = b.FollowResults(ctx, 5, take)

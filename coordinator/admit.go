@@ -21,9 +21,10 @@ type resolved struct {
 }
 
 // validate checks a document against the stored models and data sets; batchSize is
-// the images in a batch, 0 for as stored. It returns a *[wire.Error] when the
-// document is at fault, and other errors when the store can't be asked.
-func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize int) (resolved, error) {
+// the images in a batch, 0 for as stored. A model that is awaited may be missing. It
+// returns a *[wire.Error] when the document is at fault, and other errors when the
+// store can't be asked.
+func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize int, awaited bool) (resolved, error) {
 	var r resolved
 	var err error
 	r.data, err = c.lookUp(ctx, "data", wire.DataFolder, doc.Data, wire.CodeUnknownData, dataHint(doc))
@@ -34,7 +35,8 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize i
 		return r, nil
 	}
 	r.model, err = c.lookUp(ctx, "model", wire.ModelFolder, doc.Model, wire.CodeUnknownModel, "; `idunno model ls` lists them")
-	if err != nil {
+	var refusal *wire.Error
+	if err != nil && !(awaited && errors.As(err, &refusal)) {
 		return r, err
 	}
 	batches := r.data.Parts
@@ -58,6 +60,9 @@ func (c *coordinator) validate(ctx context.Context, doc wire.JobDoc, batchSize i
 	if most := wire.MaxBatch / (doc.To - doc.From + 1); doc.Rounds > most {
 		return r, &wire.Error{Code: wire.CodeBadRange, Field: "rounds",
 			Message: fmt.Sprintf("rounds is %d, too many of so many batches; allowed: 1 to %d", doc.Rounds, most)}
+	}
+	if err != nil {
+		return resolved{data: r.data, batchSize: r.batchSize}, nil
 	}
 	return r, c.fits(ctx, doc, r)
 }
@@ -172,14 +177,22 @@ func (l *leader) resolve(ctx context.Context, rec *wire.JobRecord) error {
 	if err := l.checkTimes(ctx, rec); err != nil {
 		return err
 	}
-	r, err := l.validate(ctx, rec.Doc, l.batchSize(rec.Doc))
+	awaited, err := l.awaitsModel(ctx, rec)
 	if err != nil {
 		return err
 	}
+	r, err := l.validate(ctx, rec.Doc, l.batchSize(rec.Doc), awaited)
+	if err == nil {
+		r.freeze(rec)
+	}
+	return err
+}
+
+// freeze writes down what the names in a record's document stand for.
+func (r *resolved) freeze(rec *wire.JobRecord) {
 	rec.BatchSize = r.batchSize
 	rec.ModelVersion, rec.ModelDigest = r.model.Version, r.model.Digest
 	rec.DataVersion, rec.DataDigest = r.data.Version, r.data.Digest
-	return nil
 }
 
 // admit files a new record, in the loop.

@@ -33,8 +33,6 @@ const (
 	few       = 64
 	slowBy    = 2
 	slowLeast = 30 * time.Millisecond
-	// copyWait bounds the wait for a worker to take a copy.
-	copyWait = 100 * time.Millisecond
 	// recentJobs is how many jobs ago a model must have been used to be expected beside
 	// others.
 	recentJobs = 50
@@ -142,18 +140,24 @@ func (l *leader) shown(rec *wire.JobRecord) sched.Experience {
 // taskSize freezes how a new job is cut into tasks.
 func (l *leader) taskSize(rec *wire.JobRecord) {
 	own := l.shown(rec)
-	// The time of one batch of every job: those that run, or one other like the
-	// dearest of late.
+	for _, job := range l.active {
+		if j := l.jobs[job]; workloadOf(j.Rec) == workloadOf(rec) {
+			own.Slowest = max(own.Slowest, j.Slowest())
+		}
+	}
+	// The time of one batch of every job: those that run, of a heavier one as many as
+	// it gets meanwhile, or one other like the dearest of late.
 	running, dearest := own.Time, own.Time
 	for _, job := range l.active {
-		running += l.jobs[job].Experience().Time
+		heavier := max(l.jobs[job].Rec.Doc.Share()/rec.Doc.Share(), 1)
+		running += time.Duration(heavier * float64(l.jobs[job].Experience().Time))
 	}
 	for _, known := range l.known {
 		if known.Job+recentJobs > rec.Job {
 			dearest = max(dearest, known.Time)
 		}
 	}
-	sched.Size(rec, own, max(running, own.Time+dearest), l.roll.slots())
+	sched.Size(rec, own, max(running, own.Time+dearest), l.roll.Slots())
 }
 
 // allot brings the assignments in line with nodes and jobs.
@@ -163,7 +167,7 @@ func (l *leader) allot(now time.Time) {
 	if fair := l.fair(); s.fair != fair {
 		s.fair, s.pace, l.dirty = fair, sched.NewPace(), true
 	}
-	s.workers = l.roll.workers()
+	s.workers = l.roll.Workers()
 	l.crew.Store(int64(len(s.workers)))
 	before := make(map[uint64][]string, len(s.allotted))
 	for job, a := range s.allotted {
@@ -290,6 +294,11 @@ func (l *leader) fair() string {
 	return ""
 }
 
+type taskKey struct {
+	job  uint64
+	task int
+}
+
 // copySlow has idle workers compute the last tasks of jobs that take long, or wait
 // behind others, where they are: whoever is first stores the result.
 func (l *leader) copySlow(ctx context.Context, now time.Time) {
@@ -309,7 +318,7 @@ func (l *leader) copySlow(ctx context.Context, now time.Time) {
 		if only {
 			allowed = func(name string) bool { return slices.Contains(nodes, name) }
 		}
-		l.roll.copyTasks(ctx, job, allowed, func(h sched.Held) *wire.Task {
+		l.roll.Copy(ctx, job, 2*few, allowed, func(h sched.Held) *wire.Task {
 			key := taskKey{job, h.Task}
 			if h.Task < 1 || h.Task > j.Rec.Tasks() || j.Has(h.Task) || l.steering.copied[key] {
 				return nil
@@ -329,37 +338,4 @@ func (l *leader) copySlow(ctx context.Context, now time.Time) {
 			return task
 		})
 	}
-}
-
-// copyTasks offers idle workers the tasks of a job that others hold and that want
-// wants to be computed twice.
-func (r *roll) copyTasks(ctx context.Context, job uint64, allowed func(string) bool, want func(sched.Held) *wire.Task) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.members.AnyIdle() {
-		return
-	}
-	for _, h := range r.members.Holding(job, 2*few) {
-		task := want(h)
-		if task == nil {
-			continue
-		}
-		to := r.members.Idle(h.Node, allowed)
-		if to == "" {
-			return
-		}
-		request := wire.Rescue{Schema: wire.Schema, Task: task, Copy: true}
-		r.aside.Go(func() {
-			within, cancel := context.WithTimeout(ctx, copyWait)
-			defer cancel()
-			// One that has work by now refuses: then there are no idle slots to use.
-			_, _ = r.Broker.Ask(within, broker.SubjectRescue(to), request.Marshal())
-		})
-	}
-}
-
-func (r *roll) workers() []sched.Worker {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.members.Workers()
 }

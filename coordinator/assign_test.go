@@ -51,25 +51,26 @@ func (p *posed) hold(tasks ...wire.InFlight) {
 }
 
 // assigned waits until the stored table says of a job what is wanted.
-func (r *rig) assigned(job uint64, what string, want func(wire.Assignment) bool) wire.Assignment {
+func (r *rig) assigned(job uint64, what string, want func(wire.Assignment) bool) (found wire.Assignment) {
 	r.t.Helper()
 	state, err := r.b.State(r.ctx)
 	r.must(err)
 	var last wire.Assignments
-	for r.ctx.Err() == nil {
+	if !r.poll(func() bool {
 		e, err := state.Get(r.ctx, broker.KeyAssignments)
 		if err != nil {
-			continue
+			return false
 		}
 		r.must(json.Unmarshal(e.Value(), &last))
-		for _, a := range last.Jobs {
-			if a.Job == job && want(a) {
-				return a
-			}
+		i := slices.IndexFunc(last.Jobs, func(a wire.Assignment) bool { return a.Job == job && want(a) })
+		if i >= 0 {
+			found = last.Jobs[i]
 		}
+		return i >= 0
+	}) {
+		r.t.Fatalf("job %d is never assigned %s: %+v", job, what, last)
 	}
-	r.t.Fatalf("job %d is never assigned %s: %+v", job, what, last)
-	return wire.Assignment{}
+	return found
 }
 
 func on(nodes ...string) func(wire.Assignment) bool {

@@ -24,6 +24,8 @@ const (
 type foldMark struct {
 	// place is that of the last result in it, revision that of its key.
 	place, revision uint64
+	// through is the task up to which it has all.
+	through int
 	// at is when this coordinator wrote it.
 	at time.Time
 }
@@ -49,6 +51,12 @@ func (c *coordinator) readFolds(ctx context.Context, records broker.Bucket) erro
 	if err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)
 	}
+	for job, j := range g.jobs {
+		if j.Missing() {
+			g.log.Warn("results are kept no longer, and no checkpoint has them: their statistics are lost", "job", job, "tasks", j.Rec.Forgotten())
+			j.Concede()
+		}
+	}
 	return nil
 }
 
@@ -60,6 +68,7 @@ func (g *ledger) restore(e *broker.Entry, last uint64) {
 		return
 	}
 	mark := foldMark{revision: e.Revision}
+	have := func(restored *sched.Job, place uint64) { mark.place, mark.through = place, restored.Through() }
 	if j := g.jobs[job]; j != nil {
 		restored, place, err := sched.Restore(j.Rec, e.Value)
 		if err == nil && place > last {
@@ -68,10 +77,14 @@ func (g *ledger) restore(e *broker.Entry, last uint64) {
 		switch {
 		case err != nil:
 			g.log.Warn("checkpoint not used: the job's results are read again", "job", job, "error", err)
-		case g.results > 0:
-			mark.place = place
+		case g.results > 0 && !j.Missing():
+			have(restored, place)
 		default:
-			mark.place, g.jobs[job] = place, restored
+			have(restored, place)
+			g.jobs[job] = restored
+			if g.results > 0 { // it was away, and what it didn't read is kept no longer
+				g.readAgain(place + 1)
+			}
 		}
 	}
 	g.folds[job] = mark
@@ -102,7 +115,7 @@ func (l *leader) checkpoint(ctx context.Context, now time.Time) {
 		if l.results+1 < from+uint64(l.CheckpointEvery) || now.Sub(mark.at) < checkpointGap || !j.AllFiled() || j.Finished() {
 			continue
 		}
-		place := l.results
+		place, through := l.results, j.Through()
 		p, err := j.Checkpoint(place, l.epoch)
 		if err == nil && len(p) > maxRecord {
 			err = errTooLarge
@@ -118,12 +131,14 @@ func (l *leader) checkpoint(ctx context.Context, now time.Time) {
 			revision, err := l.writeFold(ctx, job, p, mark.revision)
 			l.do(ctx, func() {
 				l.saving = false
-				mark := foldMark{place, revision, now}
+				mark := foldMark{place, revision, through, now}
 				if err != nil {
 					l.Log.Debug("checkpoint not written", "job", job, "error", err)
-					mark.place, mark.revision = l.folds[job].place, revision
+					known := l.folds[job]
+					mark.place, mark.through = known.place, known.through
 				}
 				l.folds[job] = mark
+				l.forget(ctx, job)
 			})
 		}()
 		return

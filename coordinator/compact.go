@@ -214,7 +214,7 @@ func (l *leader) compact(ctx context.Context, job uint64) (dropped bool, err err
 	if !last {
 		return false, nil
 	}
-	if err := l.Broker.DropResults(ctx, job); err != nil {
+	if err := l.Broker.DropResults(ctx, job, 0); err != nil {
 		return false, err
 	}
 	return true, l.dropOutputs(ctx, rec)
@@ -236,7 +236,7 @@ func (l *leader) store(ctx context.Context, rec *wire.JobRecord, last bool) (*wi
 	}
 	out := archive.NewWriter(l.files, rec.Job)
 	count, began := 0, time.Now()
-	order := archive.Order{Tasks: rec.Tasks(),
+	order := archive.Order{Tasks: rec.Tasks(), From: rec.KeptFrom,
 		Fetch: func(ctx context.Context, task int) (*archive.Message, error) {
 			s, err := l.Broker.Result(ctx, rec.Job, task)
 			if err != nil || s == nil {
@@ -265,10 +265,11 @@ func (l *leader) store(ctx context.Context, rec *wire.JobRecord, last bool) (*wi
 	if err != nil {
 		return nil, err
 	}
-	switch all := order.Seen() == rec.Tasks(); {
-	case !all && rec.State == wire.StateDone:
-		return nil, fmt.Errorf("job %d has %d tasks and %d results in the stream", rec.Job, rec.Tasks(), order.Seen())
-	case !all && !last:
+	switch want := rec.Tasks() - rec.Forgotten(); {
+	case order.Seen() == want:
+	case rec.State == wire.StateDone:
+		return nil, fmt.Errorf("job %d has %d tasks whose results are kept, and %d results in the stream", rec.Job, want, order.Seen())
+	case !last:
 		return nil, nil
 	}
 	return out.Close(ctx)

@@ -52,17 +52,16 @@ func (r *rig) inStream(job uint64) (n int) {
 }
 
 // record waits for the record of a job to be so.
-func (r *rig) record(job uint64, what string, ok func(*wire.JobRecord) bool) *wire.JobRecord {
+func (r *rig) record(job uint64, what string, ok func(*wire.JobRecord) bool) (rec *wire.JobRecord) {
 	r.t.Helper()
-	for r.ctx.Err() == nil {
-		rec, err := r.c.Record(r.ctx, job)
-		if err == nil && rec != nil && ok(rec) {
-			return rec
-		}
-		time.Sleep(5 * time.Millisecond)
+	if !r.poll(func() bool {
+		var err error
+		rec, err = r.c.Record(r.ctx, job)
+		return err == nil && rec != nil && ok(rec)
+	}) {
+		r.t.Fatalf("job %d never %s: %+v", job, what, rec)
 	}
-	r.t.Fatalf("job %d never %s", job, what)
-	return nil
+	return rec
 }
 
 func moved(rec *wire.JobRecord) bool { return rec.Results != nil }
@@ -70,11 +69,8 @@ func moved(rec *wire.JobRecord) bool { return rec.Results != nil }
 // gone waits until the stream has none of a job's results.
 func (r *rig) gone(job uint64) {
 	r.t.Helper()
-	for r.inStream(job) > 0 {
-		if r.ctx.Err() != nil {
-			r.t.Fatalf("job %d has %d results in the stream for ever", job, r.inStream(job))
-		}
-		time.Sleep(5 * time.Millisecond)
+	if !r.poll(func() bool { return r.inStream(job) == 0 }) {
+		r.t.Fatalf("job %d has %d results in the stream for ever", job, r.inStream(job))
 	}
 }
 
@@ -261,13 +257,11 @@ func TestResultsAreRemovedInTime(t *testing.T) {
 	if !errors.Is(err, client.ErrResultsRemoved) {
 		t.Errorf("%v", err)
 	}
-	for {
-		if _, err := r.files().Versions(r.ctx, wire.ResultsFile(job)); errors.Is(err, objectstore.ErrNotFound) {
-			break
-		}
-		if r.ctx.Err() != nil {
-			t.Fatal("the archive stays")
-		}
+	if !r.poll(func() bool {
+		_, err := r.files().Versions(r.ctx, wire.ResultsFile(job))
+		return errors.Is(err, objectstore.ErrNotFound)
+	}) {
+		t.Fatal("the archive stays")
 	}
 	if s := r.wait(job, ended); s.Batches != 2 {
 		t.Errorf("its statistics went too: %+v", s)

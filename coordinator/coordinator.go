@@ -32,6 +32,7 @@ import (
 	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/lease"
+	"idunno/coordinator/roll"
 	"idunno/objectstore"
 )
 
@@ -95,19 +96,19 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	c.roll = newRoll(c)
+	c.roll = roll.New(cfg.Broker, cfg.Log)
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAnnounce()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return broker.Announce(announce, cfg.Broker, c.changed, c.heartbeat) })
-	group.Go(func() error { return c.roll.follow(ctx) })
+	group.Go(func() error { return c.roll.Follow(ctx) })
 	group.Go(func() error {
 		defer stopAnnounce() // it leaves when it no longer leads
 		c.standby = &standby{coordinator: c, ctx: ctx}
 		c.standby.start()
 		defer func() { c.standby.stop() }()
 		return lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: c.holder(), TTL: broker.LeaseTTL,
-			Prepare: c.prepare, Dead: c.roll.isDead, Poke: c.roll.died}, c.lead)
+			Prepare: c.prepare, Dead: c.isDead, Poke: c.roll.Died()}, c.lead)
 	})
 	return group.Wait()
 }
@@ -141,6 +142,13 @@ func parseHolder(holder string) (name string, incarnation int64, ok bool) {
 	return name, incarnation, ok && err == nil
 }
 
+// isDead reports whether the process that took the lease under the given name is known
+// to be no more.
+func (c *coordinator) isDead(holder string) bool {
+	name, incarnation, ok := parseHolder(holder)
+	return ok && c.roll.Dead(name, incarnation)
+}
+
 // leases is the lease's bucket.
 type leases struct{ broker.Bucket }
 
@@ -156,7 +164,7 @@ func (b leases) Get(ctx context.Context, key string) (holder []byte, revision ui
 type coordinator struct {
 	Config
 	files   *objectstore.Store
-	roll    *roll
+	roll    *roll.Roll
 	ledger  *ledger
 	standby *standby
 	cards   cards

@@ -171,17 +171,32 @@ func (r *rig) work(job uint64, n int, node string) {
 	}
 }
 
-func (r *rig) wait(job uint64, done func(*wire.JobStats) bool) *wire.JobStats {
-	r.t.Helper()
-	for {
-		reply, err := r.c.Job(r.ctx, job)
-		if err == nil && done(reply.Stats) {
-			return reply.Stats
-		}
-		if r.ctx.Err() != nil {
-			r.t.Fatalf("job %d does not get there: %+v, %v", job, reply, err)
+// look is how often tests look whether what they wait for is there.
+const look = 2 * time.Millisecond
+
+// poll waits until ok says so, and reports false when that takes too long.
+func (r *rig) poll(ok func() bool) bool {
+	for !ok() {
+		select {
+		case <-r.ctx.Done():
+			return false
+		case <-time.After(look):
 		}
 	}
+	return true
+}
+
+func (r *rig) wait(job uint64, done func(*wire.JobStats) bool) *wire.JobStats {
+	r.t.Helper()
+	var reply *wire.JobReply
+	var err error
+	if !r.poll(func() bool {
+		reply, err = r.c.Job(r.ctx, job)
+		return err == nil && done(reply.Stats)
+	}) {
+		r.t.Fatalf("job %d does not get there: %+v, %v", job, reply, err)
+	}
+	return reply.Stats
 }
 
 func ended(s *wire.JobStats) bool { return s.State.Ended() }
@@ -343,10 +358,8 @@ func TestDeadNodeTasksMoveAtOnce(t *testing.T) {
 
 func (r *rig) until(ok func() bool) {
 	r.t.Helper()
-	for !ok() {
-		if r.ctx.Err() != nil {
-			r.t.Fatal("not in time")
-		}
+	if !r.poll(ok) {
+		r.t.Fatal("not in time")
 	}
 }
 

@@ -19,8 +19,6 @@ const (
 	maxLetters = 100
 	// maxRanges bounds the runs of task numbers in a retry's record.
 	maxRanges = 20_000
-	// crashWait bounds the wait until a crash is noted; the task waits with it.
-	crashWait = time.Second
 	fileAgain = 200 * time.Millisecond
 )
 
@@ -47,17 +45,6 @@ func (l *leader) file(ctx context.Context, j *sched.Job) {
 			}
 		})
 	}()
-}
-
-// noteCrash notes that a node died while it computed a task.
-func (r *roll) noteCrash(ctx context.Context, o sched.Orphan) {
-	ctx, cancel := context.WithTimeout(ctx, crashWait)
-	defer cancel()
-	a := &wire.Attempt{Schema: wire.Schema, Cause: wire.CauseCrash, Node: o.Node, Incarnation: o.Incarnation, Time: time.Now(),
-		Error: "the node died while it computed the task"}
-	if err := r.Broker.StoreAttempt(ctx, o.Job, o.Task, a); err != nil {
-		r.Log.Warn("crash not noted", "node", o.Node, "job", o.Job, "task", o.Task, "error", err)
-	}
 }
 
 // resolveRetry freezes in the record of a retry what the retried job had frozen,
@@ -104,13 +91,11 @@ func (l *leader) resolveRetry(ctx context.Context, rec *wire.JobRecord) error {
 	if !doc.Newest {
 		return nil
 	}
-	r, err := l.validate(ctx, rec.Doc, rec.BatchSize)
-	if err != nil {
-		return err
+	r, err := l.validate(ctx, rec.Doc, rec.BatchSize, false)
+	if err == nil {
+		r.freeze(rec)
 	}
-	rec.BatchSize = r.batchSize
-	rec.ModelVersion, rec.ModelDigest, rec.DataVersion, rec.DataDigest = r.model.Version, r.model.Digest, r.data.Version, r.data.Digest
-	return nil
+	return err
 }
 
 // chooseTasks returns the failed tasks that a retry asks for, ascending.

@@ -26,9 +26,6 @@ const (
 	// stalledAfter is how long an active job may go without a result before its
 	// queue is compared with what should be in it.
 	stalledAfter = broker.AckWait + 2*time.Second
-	// lateTick is the pause between two ticks after which this process, and not
-	// the nodes, counts as having been away.
-	lateTick = 300 * time.Millisecond
 	// claimAtOnce is how many records a new leader rewrites at a time.
 	claimAtOnce = 16
 	// failedWait is the pause after a term that ended with an error.
@@ -67,6 +64,8 @@ type leader struct {
 	doomed   map[uint64]string
 	complete map[uint64]bool
 	due      time.Time
+	// failedStart is when a job could not be started, zero when all could.
+	failedStart time.Time
 	// settings are the cluster's, settingsRev their revision.
 	settings    atomic.Pointer[wire.Settings]
 	settingsRev uint64
@@ -83,6 +82,8 @@ type leader struct {
 	stuck map[uint64]stuckLook
 	// saving says that a checkpoint is being written or removed.
 	saving bool
+	// forgetting are the jobs whose old rounds are being removed.
+	forgetting map[uint64]bool
 	// foldsLooked is when checkpoints that are due were last looked for.
 	foldsLooked time.Time
 	// steering is who works for what, crew how many workers there are.
@@ -104,7 +105,7 @@ func (c *coordinator) lead(ctx context.Context, epoch uint64) error {
 	defer c.standby.start()
 	l := &leader{coordinator: c, ledger: c.ledger, epoch: epoch, calls: make(chan func(), 1024), looked: make(map[uint64]time.Time),
 		after: make(map[uint64]map[uint64]bool), held: make(map[uint64]bool), doomed: make(map[uint64]string), complete: make(map[uint64]bool),
-		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]stuckLook), kept: make(map[uint64]*keptJob), steering: newSteering()}
+		queues: make(map[uint64]string), closing: make(map[uint64]bool), stuck: make(map[uint64]stuckLook), kept: make(map[uint64]*keptJob), forgetting: make(map[uint64]bool), steering: newSteering()}
 	err := l.serve(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -133,7 +134,7 @@ func (l *leader) serve(ctx context.Context) error {
 	if err := l.takeOver(ctx); err != nil {
 		return err
 	}
-	defer l.roll.standBy()
+	defer l.roll.StandBy()
 	stopResults, err := l.followResults(ctx)
 	if err != nil {
 		return err
@@ -202,7 +203,7 @@ func (l *leader) loop(ctx context.Context) error {
 			l.sum(sumAtOnce)
 			l.checkpoint(ctx, time.Now())
 			err = errors.Join(l.watch(ctx, time.Now()), l.steer(ctx, time.Now()), l.tidy(ctx))
-			if l.expire(time.Now()); len(l.doomed) > 0 || len(l.complete) > 0 {
+			if l.expire(time.Now()); len(l.doomed) > 0 || len(l.complete) > 0 || l.startAgain(time.Now()) {
 				err = errors.Join(err, l.settle(ctx))
 			}
 		case connected := <-changes:
@@ -269,13 +270,13 @@ func (l *leader) takeOver(ctx context.Context) error {
 		frozen := *l.jobs[job].Rec
 		plans[job] = &frozen
 	}
-	l.roll.lead(ctx, plans)
+	l.roll.Lead(ctx, plans)
 	err = l.claim(ctx, slices.Concat(active, queued, paused))
 	if err == nil {
 		err = l.loadSettings(ctx)
 	}
 	if err != nil {
-		l.roll.standBy()
+		l.roll.StandBy()
 		return err
 	}
 	for _, job := range queued {

@@ -115,15 +115,25 @@ func (g *ledger) record(e *broker.Entry) {
 		delete(g.jobs, job)
 		delete(g.revs, job)
 		g.remember(rec, len(e.Value))
-	case j != nil:
+	case j != nil && j.Rec.NamesOpen() == rec.NamesOpen():
 		j.Rec = rec
-	default:
+	default: // it is new, or has another plan now
 		g.jobs[job] = sched.NewJob(rec, true)
+	}
+	g.takeEarly(job)
+}
+
+// takeEarly folds the results that waited for a job's plan, or drops them when it has
+// ended.
+func (g *ledger) takeEarly(job uint64) {
+	j := g.jobs[job]
+	if j != nil && j.Rec.NamesOpen() {
+		return
 	}
 	for _, r := range g.early[job] {
 		g.waiting--
-		if j := g.jobs[job]; j != nil {
-			j.Fold(r.result, r.at)
+		if j != nil && j.Fold(r.result, r.at) {
+			j.Placed(r.result.Task, r.seq)
 		}
 	}
 	delete(g.early, job)
@@ -155,7 +165,7 @@ func (g *ledger) remember(rec *wire.JobRecord, size int) {
 	}
 	if s := rec.Summary; s.Batches > 0 && rec.ModelDigest != "" {
 		g.known[workloadOf(rec)] = sched.Experience{Time: time.Duration(s.MeanMs * float64(time.Millisecond)),
-			Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
+			Slowest: sched.SlowestOf(s), Images: float64(s.Images) / float64(s.Batches), Job: rec.Job}
 	}
 }
 
@@ -184,11 +194,14 @@ func (g *ledger) sum(most int) {
 // fold takes a result into account and reports whether it was new.
 func (g *ledger) fold(r *wire.Result, seq uint64, at time.Time) (news bool) {
 	g.results = max(g.results, seq)
-	if j := g.jobs[r.Job]; j != nil {
-		return j.Fold(r, at)
+	if j := g.jobs[r.Job]; j != nil && !j.Rec.NamesOpen() {
+		if news = j.Fold(r, at); news {
+			j.Placed(r.Task, seq)
+		}
+		return news
 	}
 	// Records are read side by side with results, and only the newest value of each:
-	// that of a later job may come first.
+	// that of a later job may come first, and results before the record that has the plan.
 	if !g.ended.has(r.Job) {
 		g.keep(r, seq, at)
 	}
@@ -212,6 +225,13 @@ func (g *ledger) keep(r *wire.Result, seq uint64, at time.Time) {
 	}
 	g.early[r.Job] = append(g.early[r.Job], early{r, at, seq})
 	g.waiting++
+}
+
+// readAgain has results from a place on read once more by the next reader.
+func (g *ledger) readAgain(from uint64) {
+	if g.reread == 0 || from < g.reread {
+		g.reread = from
+	}
 }
 
 // earliest is the place of the first result that waits.

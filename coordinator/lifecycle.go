@@ -11,6 +11,9 @@ import (
 	"idunno/coordinator/sched"
 )
 
+// startAgain is the pause before a job that could not be started is tried again.
+const startAgain = 200 * time.Millisecond
+
 // The states of a job. What waits is queued: for its turn, for the job after which it
 // is to run, or for the phase of the cluster.
 //
@@ -38,13 +41,17 @@ func (l *leader) settle(ctx context.Context) error {
 	}
 	l.expire(time.Now())
 	failed = append(failed, l.dismiss(ctx), l.heedPhase(ctx))
+	l.failedStart = time.Time{}
 	for _, turn := range l.line.First(maxActive) {
 		room, err := l.makeRoom(ctx, turn)
 		failed = append(failed, err)
 		if !room {
 			break
 		}
-		failed = append(failed, l.start(ctx, turn))
+		if err = l.start(ctx, turn); err != nil {
+			l.failedStart = time.Now()
+			failed = append(failed, err)
+		}
 	}
 	for _, job := range l.active {
 		l.file(ctx, l.jobs[job])
@@ -75,10 +82,18 @@ func (l *leader) makeRoom(ctx context.Context, turn sched.Turn) (room bool, err 
 	return true, nil
 }
 
+// startAgain says that it is time to try again to start what could not be started.
+func (l *leader) startAgain(now time.Time) bool {
+	return !l.failedStart.IsZero() && now.Sub(l.failedStart) > startAgain
+}
+
 // start opens a waiting job's task queue and makes it active.
 func (l *leader) start(ctx context.Context, turn sched.Turn) error {
 	job := turn.Job
-	j := l.jobs[job]
+	j, err := l.named(ctx, l.jobs[job])
+	if j == nil || err != nil {
+		return err
+	}
 	if err := l.closeQueue(ctx, job); err != nil {
 		return err // what is left of the last time would be removed later
 	}
@@ -88,10 +103,11 @@ func (l *leader) start(ctx context.Context, turn sched.Turn) error {
 	if err := l.change(ctx, j, wire.StateRunning); err != nil {
 		return err
 	}
+	l.planned(j)
 	l.line.Remove(turn)
 	l.active = append(l.active, job)
 	l.looked[job] = time.Now()
-	l.roll.plan(j.Rec)
+	l.roll.Plan(j.Rec)
 	l.dirty = true
 	return nil
 }
@@ -164,33 +180,40 @@ func (l *leader) leave(j *sched.Job) {
 	delete(l.looked, job)
 	delete(l.queues, job)
 	delete(l.stuck, job)
-	l.roll.forget(job)
+	l.roll.Forget(job)
 	l.dirty = true
 }
 
 // waitsFor returns the job that has to end before this one may start, 0 for none,
 // or why it never may.
 func (l *leader) waitsFor(rec *wire.JobRecord) (before uint64, never string) {
-	before = rec.Doc.After
-	for before > 0 {
-		other, duplicate := l.ended.duplicates[before]
-		switch {
-		case l.jobs[before] != nil:
-			return before, ""
-		case !l.ended.has(before):
-			return 0, fmt.Sprintf("job %d, after which it was to run, does not exist", before)
-		case duplicate && other < before:
-			before = other
-		case l.ended.done.has(before):
-			return 0, ""
-		default:
-			if ended := l.ended.get(before); ended != nil {
-				return 0, wire.Shorten(fmt.Sprintf("job %d, after which it was to run, is %s: %s", before, ended.State, ended.Reason))
-			}
-			return 0, fmt.Sprintf("job %d, after which it was to run, didn't end well; `idunno job %d` tells why", before, before)
-		}
+	if before = l.before(rec); before == 0 {
+		return 0, ""
 	}
-	return 0, ""
+	switch ended := l.ended.get(before); {
+	case l.jobs[before] != nil:
+		return before, ""
+	case !l.ended.has(before):
+		return 0, fmt.Sprintf("job %d, after which it was to run, does not exist", before)
+	case l.ended.done.has(before):
+		return 0, ""
+	case ended != nil:
+		return 0, wire.Shorten(fmt.Sprintf("job %d, after which it was to run, is %s: %s", before, ended.State, ended.Reason))
+	}
+	return 0, fmt.Sprintf("job %d, after which it was to run, didn't end well; `idunno job %d` tells why", before, before)
+}
+
+// before is the job after which one is to run, 0 for none. Where that repeated
+// another one's submission it is the other.
+func (l *leader) before(rec *wire.JobRecord) uint64 {
+	before := rec.Doc.After
+	for {
+		other, duplicate := l.ended.duplicates[before]
+		if !duplicate || other >= before {
+			return before
+		}
+		before = other
+	}
 }
 
 // whatFor says what a queued job waits for, "" when it is its turn.
@@ -302,6 +325,7 @@ func (l *leader) end(ctx context.Context, j *sched.Job, state wire.State, reason
 	l.remember(&rec, recordSize+nodeSize*len(rec.Summary.Nodes))
 	delete(l.jobs, job)
 	delete(l.revs, job)
+	l.takeEarly(job)
 	if shown.State != wire.StateQueued || !j.LastResult().IsZero() {
 		l.keep(job, now)
 	}

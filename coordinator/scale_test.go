@@ -62,11 +62,8 @@ func (r *rig) place(job uint64) uint64 {
 // comes waits for what must come.
 func (r *rig) comes(what string, there func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !there(); {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: it doesn't come", what)
-		}
-		<-time.After(10 * time.Millisecond)
+	if !r.poll(there) {
+		r.t.Fatalf("%s: it doesn't come", what)
 	}
 }
 

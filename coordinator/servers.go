@@ -150,7 +150,7 @@ func (l *leader) unstick(ctx context.Context, job uint64) error {
 // waitsForNobody reports whether workers have room and none has a task of the job.
 func (l *leader) waitsForNobody(job uint64) bool {
 	idle := false
-	for _, n := range l.roll.list() {
+	for _, n := range l.roll.Nodes() {
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive {
 			continue
 		}

@@ -229,7 +229,7 @@ func (l *leader) nodeStats() []wire.NodeStats {
 }
 
 func (l *leader) answerNodes(_ context.Context, _ broker.Request) any {
-	return wire.NodesReply{Leader: l.Name, Nodes: fitting(l.roll.list())}
+	return wire.NodesReply{Leader: l.Name, Nodes: fitting(l.roll.Nodes())}
 }
 
 // fitting cuts what many nodes hold to what a message holds: first the subjects of the

@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,14 +16,13 @@ import (
 // leads waits until the coordinator of that name leads.
 func (r *rig) leads(name string) {
 	r.t.Helper()
-	for {
-		reply, err := r.c.Nodes(r.ctx)
-		if err == nil && reply.Leader == name {
-			return
-		}
-		if r.ctx.Err() != nil {
-			r.t.Fatalf("%s never leads: %+v, %v", name, reply, err)
-		}
+	var reply *wire.NodesReply
+	var err error
+	if !r.poll(func() bool {
+		reply, err = r.c.Nodes(r.ctx)
+		return err == nil && reply.Leader == name
+	}) {
+		r.t.Fatalf("%s never leads: %+v, %v", name, reply, err)
 	}
 }
 
@@ -32,18 +32,15 @@ const settled = 500 * time.Millisecond
 // present waits until a node is alive in the list, and has been for a moment.
 func (r *rig) present(name string) {
 	r.t.Helper()
-	for {
-		reply, err := r.c.Nodes(r.ctx)
-		if err == nil {
-			for _, n := range reply.Nodes {
-				if n.Node == name && n.State == wire.NodeAlive && time.Since(n.Since) > settled {
-					return
-				}
-			}
-		}
-		if r.ctx.Err() != nil {
-			r.t.Fatalf("%s never joins: %+v, %v", name, reply, err)
-		}
+	var reply *wire.NodesReply
+	var err error
+	if !r.poll(func() bool {
+		reply, err = r.c.Nodes(r.ctx)
+		return err == nil && slices.ContainsFunc(reply.Nodes, func(n wire.Node) bool {
+			return n.Node == name && n.State == wire.NodeAlive && time.Since(n.Since) > settled
+		})
+	}) {
+		r.t.Fatalf("%s never joins: %+v, %v", name, reply, err)
 	}
 }
 

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// idlePoll is how often an idle worker looks by itself: for tasks that came
-	// back by the ack wait, and for wake-up calls that got lost.
+	// idlePoll is how often a worker looks by itself at queues that had nothing: for
+	// tasks that came back by the ack wait or after a delay, and for wake-up calls that
+	// got lost. One that is busy does so too, or such tasks would wait for it to idle.
 	idlePoll = 250 * time.Millisecond
 	// pullMost is how many tasks are asked for at once, when they are shorter than
 	// briskTask.
@@ -126,6 +127,10 @@ type pulled struct {
 func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 	for {
 		if w.link.wait(ctx) {
+			w.table.stir()
+		}
+		if time.Since(w.looked) >= idlePoll {
+			w.looked = time.Now()
 			w.table.stir()
 		}
 		if pause := w.tally.pause(time.Now()); pause > 0 {

@@ -39,6 +39,8 @@ type table struct {
 	fair string
 	// at is the highest place of a task that has been pulled, by priority.
 	at map[int]float64
+	// stirs counts how often queues have become worth asking.
+	stirs uint64
 	// wake says that there may be something to pull, fresh names a job that has come.
 	wake  chan struct{}
 	fresh chan uint64
@@ -57,6 +59,8 @@ type entry struct {
 	// empty is set while the queue had nothing when last asked, idle until a task is
 	// pulled after that, and for a job that other nodes are to serve.
 	empty, idle bool
+	// asked is the stir after which its queue was asked.
+	asked uint64
 	// name is that of the queue, queue what it is pulled through once it is open.
 	name  string
 	queue broker.TaskQueue
@@ -214,6 +218,7 @@ func (t *table) update(active *wire.ActiveJobs) map[uint64]bool {
 // stir marks every queue as worth asking and wakes whoever waits.
 func (t *table) stir() {
 	t.mu.Lock()
+	t.stirs++
 	for _, e := range t.jobs {
 		e.empty = false
 	}
@@ -253,6 +258,7 @@ func (t *table) pick() (job uint64, name string, queue broker.TaskQueue, ok bool
 	if best == nil {
 		return 0, "", nil, false
 	}
+	best.asked = t.stirs
 	return job, best.name, best.queue, true
 }
 
@@ -270,6 +276,7 @@ func (t *table) newcomer(job uint64) (name string, queue broker.TaskQueue, ok bo
 			return "", nil, false
 		}
 	}
+	e.asked = t.stirs
 	return e.name, e.queue, true
 }
 
@@ -282,13 +289,14 @@ func (t *table) opened(job uint64, name string, queue broker.TaskQueue) {
 	}
 }
 
-// exhausted sets a job aside until something stirs. With broken set its queue is
-// opened anew then.
+// exhausted sets a job aside until something stirs, unless that happened while its
+// queue was asked: the answer may be older. With broken set its queue is opened anew
+// then.
 func (t *table) exhausted(job uint64, broken bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.jobs[job]; e != nil {
-		e.empty, e.idle = true, true
+		e.empty, e.idle = broken || e.asked == t.stirs, true
 		if broken {
 			e.queue = nil
 		}

@@ -194,3 +194,18 @@ func TestTheReadyTaskThatIsDueComesFirst(t *testing.T) {
 		t.Errorf("%d left", len(left))
 	}
 }
+
+// A queue may be filled while its answer, that it has nothing, is on the way.
+func TestQueueThatIsFilledWhileItIsAskedIsAskedAgain(t *testing.T) {
+	table := jobsTable("", wire.ActiveJob{Job: 1})
+	table.pick()
+	table.stir()
+	table.exhausted(1, false)
+	if _, _, _, ok := table.pick(); !ok {
+		t.Error("the job is set aside by an answer that is older than the call to look")
+	}
+	table.exhausted(1, false)
+	if _, _, _, ok := table.pick(); ok {
+		t.Error("a queue that has nothing is asked again and again")
+	}
+}

@@ -106,6 +106,9 @@ type Command struct {
 // within a grace period, all others handed back. It returns nil after a drain.
 func Run(ctx context.Context, cfg Config) error {
 	w, err := newWorker(ctx, cfg)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before it had begun
+	}
 	if err != nil {
 		return err
 	}
@@ -225,6 +228,8 @@ type worker struct {
 	urgent            chan *held
 	taking            takings
 	storing           sync.WaitGroup
+	// looked is when the queues that had nothing were last looked at, kept by who pulls.
+	looked time.Time
 	// brisk says that the last task was a short one.
 	brisk   atomic.Bool
 	started time.Time

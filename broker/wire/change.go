@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-var settingNames = []string{"fair", "phase", "batch_sizes", "result_retention_ns"}
+var settingNames = []string{"fair", "phase", "batch_sizes", "result_retention_ns", "forever_rounds"}
 
 // Change returns the settings with the members of a JSON object put in place of
 // theirs. Models' batch sizes are changed one by one; 0 removes one. Its errors are

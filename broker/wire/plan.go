@@ -47,6 +47,15 @@ func (r *JobRecord) Rounds() int {
 	return max(r.Doc.Rounds, 1)
 }
 
+// Endless reports whether the job goes on until it is cancelled.
+func (r *JobRecord) Endless() bool { return r.Doc.Forever && r.Retry == nil && !r.Doc.Training() }
+
+// FirstOf is the first task of a round of a job that is no retry.
+func (r *JobRecord) FirstOf(round int) int { return (round-1)*r.roundTasks() + 1 }
+
+// Forgotten is how many of the job's results are kept no longer.
+func (r *JobRecord) Forgotten() int { return max(r.KeptFrom-1, 0) }
+
 // Round is the round that the job's task n belongs to, counted from 1.
 func (r *JobRecord) Round(n int) int {
 	if r.Doc.Training() {

@@ -59,8 +59,11 @@ type JobRecord struct {
 	// and BatchSize are then those of the job that was planned first.
 	Retry *Retry `json:"retry,omitempty"`
 	// ResultsFrom is the first sequence of the results stream that can hold a
-	// result of this job.
+	// result of this job that is kept.
 	ResultsFrom uint64 `json:"results_from,omitempty"`
+	// KeptFrom is the first task whose result is kept, of a job that runs for ever: all
+	// before it were done, and their results may be gone; 0 means that all are kept.
+	KeptFrom int `json:"kept_from,omitempty"`
 	// Epoch is the lease of the coordinator that wrote the record last.
 	Epoch uint64 `json:"epoch,omitempty"`
 
@@ -75,6 +78,13 @@ type JobRecord struct {
 	// Results tells where an ended job's results are; nil while they are in the
 	// stream of results. It is written once the job has ended.
 	Results *StoredResults `json:"results,omitempty"`
+}
+
+// NamesOpen reports whether the names of model and data are looked up once more when the
+// job starts: it waits for another one, which may store a new version of them. What the
+// record says of them, and the plan with it, is preliminary until then.
+func (r *JobRecord) NamesOpen() bool {
+	return r.Doc.After > 0 && r.Retry == nil && r.Started.IsZero() && !r.State.Ended()
 }
 
 // Retry says which tasks a retrying job has.

@@ -20,6 +20,20 @@ type Settings struct {
 	BatchSizes map[string]int `json:"batch_sizes,omitempty"`
 	// ResultRetention is how long the results of ended jobs are kept; 0 means for ever.
 	ResultRetention time.Duration `json:"result_retention_ns,omitempty"`
+	// ForeverRounds is how many whole rounds a job that runs for ever keeps the results
+	// of; 0 means [DefaultForeverRounds].
+	ForeverRounds int `json:"forever_rounds,omitempty"`
+}
+
+// DefaultForeverRounds is how many rounds are kept unless the user chooses.
+const DefaultForeverRounds = 10
+
+// KeptRounds is how many rounds a job that runs for ever keeps.
+func (s *Settings) KeptRounds() int {
+	if s.ForeverRounds == 0 {
+		return DefaultForeverRounds
+	}
+	return s.ForeverRounds
 }
 
 // Units of fairness.
@@ -73,6 +87,9 @@ func ParseSettings(p []byte) (*Settings, error) {
 	}
 	if s.ResultRetention < 0 {
 		return nil, fieldErr("result_retention_ns", "is %d; allowed: 0 for ever, or a positive time", s.ResultRetention)
+	}
+	if s.ForeverRounds < 0 || s.ForeverRounds > MaxRounds {
+		return nil, fieldErr("forever_rounds", "is %d; allowed: 1 to %d, or 0 for %d", s.ForeverRounds, MaxRounds, DefaultForeverRounds)
 	}
 	if len(s.BatchSizes) > MaxBatchSizes {
 		return nil, fieldErr("batch_sizes", "has %d models; allowed: at most %d", len(s.BatchSizes), MaxBatchSizes)

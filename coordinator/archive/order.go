@@ -31,11 +31,13 @@ const (
 // what there is no room for is fetched when its turn comes. Fetch and Emit are
 // required.
 type Order struct {
-	// Tasks is the highest number of a task; others are passed over.
-	Tasks int
+	// Tasks is the highest number of a task, From the lowest, default 1; others are
+	// passed over.
+	Tasks, From int
 	// Held bounds the bytes that wait; default [DefaultHeld].
 	Held int
-	// Fetch returns a result that has been there once.
+	// Fetch returns a result that has been there once; one without data has been removed
+	// since, and is passed over.
 	Fetch func(ctx context.Context, task int) (*Message, error)
 	// Emit is called with each result in turn.
 	Emit func(*Message) error
@@ -51,10 +53,31 @@ func (o *Order) Seen() int { return o.seen.Len() }
 
 // Add takes a result in, and passes on what has its turn now.
 func (o *Order) Add(ctx context.Context, m *Message) error {
-	if m.Task < 1 || m.Task > o.Tasks || !o.seen.Add(m.Task) {
+	o.next = max(o.next, o.From-1)
+	if m.Task <= o.next || m.Task > o.Tasks || !o.seen.Add(m.Task) {
 		return nil
 	}
 	o.hold(m)
+	return o.advance(ctx)
+}
+
+// Forget passes over the tasks before the given one that have no result yet: they won't
+// have one. Those that wait are passed on.
+func (o *Order) Forget(ctx context.Context, before int) error {
+	o.next = max(o.next, o.From-1)
+	for o.next+1 < before {
+		o.next++
+		if m := o.waiting[o.next]; m != nil {
+			if err := o.emit(m); err != nil {
+				return err
+			}
+		}
+	}
+	return o.advance(ctx)
+}
+
+// advance passes on what has its turn.
+func (o *Order) advance(ctx context.Context) error {
 	for o.seen.Has(o.next + 1) {
 		o.next++
 		if err := o.pass(ctx); err != nil {
@@ -88,8 +111,15 @@ func (o *Order) pass(ctx context.Context) error {
 		}
 		m = o.waiting[o.next]
 	}
-	delete(o.waiting, o.next)
+	return o.emit(m)
+}
+
+func (o *Order) emit(m *Message) error {
+	delete(o.waiting, m.Task)
 	o.bytes -= len(m.Data)
+	if len(m.Data) == 0 {
+		return nil
+	}
 	return o.Emit(m)
 }
 
@@ -129,6 +159,7 @@ func (o *Order) fetch(ctx context.Context) error {
 // Flush passes on what waits behind tasks that have no result. Nothing may be added
 // after it.
 func (o *Order) Flush(ctx context.Context) error {
+	o.next = max(o.next, o.From-1)
 	for o.next < min(o.Tasks, o.seen.end()) {
 		o.next++
 		if !o.seen.Has(o.next) {

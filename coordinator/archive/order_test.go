@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -96,5 +97,46 @@ func TestOrderPassesErrorsOn(t *testing.T) {
 	_ = o.Add(t.Context(), message(2))
 	if err := o.Flush(t.Context()); err == nil {
 		t.Error("a result that is gone was passed over")
+	}
+}
+
+// Results that are kept no longer hold up none behind them, whether they never came or
+// were taken away while they had no room to wait.
+func TestOrderForgets(t *testing.T) {
+	var got []int
+	gone := archive.Set{}
+	o := &archive.Order{Tasks: 1000, From: 5, Held: 1, Fetch: func(_ context.Context, task int) (*archive.Message, error) {
+		if gone.Has(task) {
+			return &archive.Message{Task: task}, nil
+		}
+		return message(task), nil
+	}, Emit: func(m *archive.Message) error { got = append(got, m.Task); return nil }}
+	check := func(what string, err error, want ...int) {
+		t.Helper()
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v, %v, want %v", what, got, err, want)
+		}
+		got = nil
+	}
+	add := func(tasks ...int) (err error) {
+		for _, n := range tasks {
+			err = errors.Join(err, o.Add(t.Context(), message(n)))
+		}
+		return err
+	}
+	check("before the first", add(1, 4))
+	check("the first", add(5), 5)
+	check("behind a gap", add(8, 9, 12))
+	for _, n := range []int{6, 7, 8} {
+		gone.Add(n)
+	}
+	check("the gap won't be filled", o.Forget(t.Context(), 9), 9)
+	check("what comes too late", add(6, 7))
+	check("once more", o.Forget(t.Context(), 3))
+	gone.Add(12)
+	check("removed while it waited for its turn", add(10, 11), 10, 11)
+	check("the end", o.Flush(t.Context()))
+	if o.Seen() != 6 {
+		t.Errorf("%d have come", o.Seen())
 	}
 }

@@ -86,6 +86,9 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		if !r.Ended.IsZero() {
 			add("ended", "%s", render.Time(r.Ended))
 		}
+		if r.KeptFrom > 0 {
+			add("kept", "results from round %d on", r.Round(r.KeptFrom))
+		}
 		switch s := r.Results; {
 		case s == nil:
 		case !s.Removed.IsZero():

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,8 @@ import (
 	"idunno/coordinator/cli/render"
 	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
+	"idunno/models/dataset"
+	"idunno/objectstore"
 )
 
 // resultFlags are the flags of `idunno results`.
@@ -33,6 +37,11 @@ func (a *app) resultsCommand() *cobra.Command {
 (from 0), its batch (from 1), its true label (null when the data has none), the
 prediction and its probability. The order is that of the images, whoever computed
 them and when, and the bytes are the same in every run.
+
+Where the model's card or the data set names the classes, and not just by their
+numbers, "label_name" and "prediction_name" come with the numbers, but in npy. A job
+of several rounds has "round" in front (from 1), one round behind the other; of one
+that runs for ever the last rounds are kept, as ` + "`idunno set forever-rounds`" + ` says.
 
 Jobs submitted with --outputs probs keep the probability of every class: --probs
 writes them too. Jobs submitted with --outputs raw keep the numbers that the model
@@ -62,17 +71,7 @@ When batches have failed it says so on standard error and exits with 3.`,
 			}
 			defer b.Close()
 			p := &resultPrinter{app: a, api: client.New(b), resultFlags: f, job: n}
-			p.batchSizeOf = func(digest string) (int, error) {
-				store, err := cluster.OpenStore(cmd.Context(), b)
-				if err != nil {
-					return 0, err
-				}
-				m, err := cluster.Manifest(cmd.Context(), store, digest)
-				if err != nil {
-					return 0, err
-				}
-				return m.BatchSize, nil
-			}
+			p.open = func() (*objectstore.Store, error) { return cluster.OpenStore(cmd.Context(), b) }
 			return p.run(cmd.Context())
 		},
 	}
@@ -101,12 +100,13 @@ func (a *app) checkResultFlags(cmd *cobra.Command, f *resultFlags) error {
 type resultPrinter struct {
 	*app
 	resultFlags
-	api         *client.Client
-	job         uint64
-	batchSizeOf func(digest string) (batchSize int, err error)
+	api  *client.Client
+	job  uint64
+	open func() (*objectstore.Store, error)
 
-	rec       *wire.JobRecord
-	w         export.Writer
+	rec *wire.JobRecord
+	w   export.Writer
+	// batchSize is the number of images in the job's batches.
 	batchSize int
 	failed    int
 	failure   string
@@ -121,16 +121,14 @@ func (p *resultPrinter) run(ctx context.Context) error {
 	if rec.Doc.Training() || rec.State == wire.StateRejected {
 		return fmt.Errorf("job %d has no predictions: it is a %s; `idunno job %d` tells its outcome", p.job, kind(rec), p.job)
 	}
-	columns, err := p.columns()
-	if err != nil {
+	table := export.Table{Rounds: rec.Doc.Forever || rec.Doc.Rounds > 1}
+	if table.Values, err = p.values(); err != nil {
 		return err
 	}
-	if p.batchSize = rec.BatchSize; p.batchSize == 0 {
-		if p.batchSize, err = p.batchSizeOf(rec.DataDigest); err != nil {
-			return fmt.Errorf("read data set %s of job %d: %w", rec.Doc.Data, p.job, err)
-		}
+	if err := p.lookUp(ctx, &table); err != nil {
+		return err
 	}
-	if err := p.write(ctx, columns); err != nil {
+	if err := p.write(ctx, table); err != nil {
 		return err
 	}
 	if p.failed > 0 {
@@ -140,6 +138,46 @@ func (p *resultPrinter) run(ctx context.Context) error {
 		p.talk("job %d is %s: these are the predictions so far", p.job, stateWord(p.rec.State))
 	}
 	return nil
+}
+
+// lookUp reads of the job's model and data what its rows need: how many images a batch
+// has, and what the classes are called.
+func (p *resultPrinter) lookUp(ctx context.Context, table *export.Table) error {
+	p.batchSize = p.rec.BatchSize
+	store, err := p.open()
+	if err != nil {
+		return err
+	}
+	data, err := cluster.Manifest(ctx, store, p.rec.DataDigest)
+	if err != nil && p.batchSize == 0 {
+		return fmt.Errorf("read data set %s of job %d: %w", p.rec.Doc.Data, p.job, err)
+	}
+	if err == nil {
+		p.batchSize = cmp.Or(p.batchSize, data.BatchSize)
+	}
+	if err == nil && p.rec.ModelDigest != "" { // without one it has never run
+		table.Classes, table.Labels, err = cluster.ClassNames(ctx, store, p.rec.ModelDigest, data)
+	}
+	switch {
+	case errors.Is(err, objectstore.ErrNotFound), errors.Is(err, objectstore.ErrCorrupt), errors.Is(err, wire.ErrCard), errors.Is(err, dataset.ErrFormat):
+		p.talk("without names of classes: %v", err)
+	case err != nil:
+		return err
+	}
+	if onlyNumbers(table.Classes) && onlyNumbers(table.Labels) {
+		table.Classes, table.Labels = nil, nil
+	}
+	return nil
+}
+
+// onlyNumbers reports whether names say no more than the numbers of the classes.
+func onlyNumbers(names []string) bool {
+	for i, name := range names {
+		if name != strconv.Itoa(i) {
+			return false
+		}
+	}
+	return true
 }
 
 func kind(r *wire.JobRecord) string {
@@ -168,8 +206,8 @@ func (p *resultPrinter) record(ctx context.Context) (*wire.JobRecord, error) {
 	return reply.Record, nil
 }
 
-// columns are what the job has kept of what is asked for.
-func (p *resultPrinter) columns() (export.Columns, error) {
+// values are what the job has kept of what is asked for.
+func (p *resultPrinter) values() (export.Values, error) {
 	kept := p.rec.Doc.Outputs
 	switch {
 	case p.probs && kept == wire.OutputsProbs:
@@ -186,33 +224,33 @@ func (p *resultPrinter) columns() (export.Columns, error) {
 
 // write writes the table to where it belongs. A file is there whole or, but for
 // --follow, not at all.
-func (p *resultPrinter) write(ctx context.Context, columns export.Columns) error {
+func (p *resultPrinter) write(ctx context.Context, table export.Table) error {
 	if p.out == "" {
-		return p.table(ctx, p.stdout, columns)
+		return p.rows(ctx, p.stdout, table)
 	}
 	if p.follow {
 		f, err := os.Create(p.out)
 		if err != nil {
 			return err
 		}
-		return errors.Join(p.table(ctx, f, columns), f.Close())
+		return errors.Join(p.rows(ctx, f, table), f.Close())
 	}
 	f, err := os.CreateTemp(filepath.Dir(p.out), "."+filepath.Base(p.out)+"-*")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // it has another name when all went well
-	if err := errors.Join(p.table(ctx, f, columns), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(p.rows(ctx, f, table), f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), p.out)
 }
 
-// table writes all rows.
-func (p *resultPrinter) table(ctx context.Context, out io.Writer, columns export.Columns) (err error) {
+// rows writes all rows.
+func (p *resultPrinter) rows(ctx context.Context, out io.Writer, table export.Table) (err error) {
 	if p.asJSON {
-		p.w = export.NewJSON(out, columns, p.job)
-	} else if p.w, err = export.New(p.format, out, columns); err != nil {
+		p.w = export.NewJSON(out, table, p.job)
+	} else if p.w, err = export.New(p.format, out, table); err != nil {
 		return err
 	}
 	rec, err := p.api.InOrder(ctx, p.job, p.follow, p.result)
@@ -233,8 +271,9 @@ func (p *resultPrinter) result(r *wire.Result) error {
 		}
 		return nil
 	}
+	round := p.rec.Round(r.Task)
 	for i := range r.Batches {
-		if err := p.batch(&r.Batches[i]); err != nil {
+		if err := p.batch(&r.Batches[i], round); err != nil {
 			return err
 		}
 	}
@@ -244,9 +283,9 @@ func (p *resultPrinter) result(r *wire.Result) error {
 	return nil
 }
 
-func (p *resultPrinter) batch(b *wire.BatchResult) error {
+func (p *resultPrinter) batch(b *wire.BatchResult, round int) error {
 	each := 0
-	row := export.Row{Batch: b.Batch, Labeled: b.Labels != nil, Scored: len(b.Class) > 0, HasProb: b.Prob != nil}
+	row := export.Row{Round: round, Batch: b.Batch, Labeled: b.Labels != nil, Scored: len(b.Class) > 0, HasProb: b.Prob != nil}
 	if b.Output != nil && b.Images > 0 {
 		row.Shape, each = b.Output.Shape, len(b.Values)/b.Images
 	}

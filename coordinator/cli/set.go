@@ -52,6 +52,13 @@ func clusterSettings() []setting {
 			}
 			return map[string]any{"result_retention_ns": int64(d)}, nil
 		}},
+		{"forever-rounds", "N", "whole rounds of which jobs that run for ever keep results", func(v []string) (map[string]any, error) {
+			n, err := strconv.Atoi(v[0])
+			if err != nil || n < 1 {
+				return nil, fmt.Errorf("rounds %q: choose a number from 1", v[0])
+			}
+			return map[string]any{"forever_rounds": n}, nil
+		}},
 	}
 }
 
@@ -127,7 +134,7 @@ func (a *app) printSettings(s *wire.Settings, asJSON bool) error {
 	if s.ResultRetention > 0 {
 		retention = s.ResultRetention.String()
 	}
-	rows := [][2]string{{"phase", cmp.Or(s.Phase, wire.PhaseBoth)}, {"fair", cmp.Or(s.Fair, wire.FairBatches)}, {"result-retention", retention}}
+	rows := [][2]string{{"phase", cmp.Or(s.Phase, wire.PhaseBoth)}, {"fair", cmp.Or(s.Fair, wire.FairBatches)}, {"result-retention", retention}, {"forever-rounds", strconv.Itoa(s.KeptRounds())}}
 	for _, model := range slices.Sorted(maps.Keys(s.BatchSizes)) {
 		rows = append(rows, [2]string{"batch-size", fmt.Sprintf("%s %d", model, s.BatchSizes[model])})
 	}

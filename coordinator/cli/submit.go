@@ -28,9 +28,10 @@ statistics; Ctrl-C leaves the job running.
 
 With --batch-size the set's images are grouped anew, and batch N is the N-th
 group. Jobs of a higher --priority take the others' place; --weight shares the rate
-among those of the same one. A job that has to wait for another one (--after) ends
-with it unless that one is done; names of models and data stand for what they did
-when it was submitted. --forever ends after ten million tasks.`,
+among those of the same one. A job that has to wait for another one (--after) is
+cancelled unless that one is done, and runs on what the names of model and data stand
+for when it starts: a model that the other one has trained. Names in other jobs stand
+for what they do at the submission. --forever ends after ten million tasks.`,
 		Example: `  idunno submit mlp 1-50
   idunno submit cnn@2 51-200 --data mnist --watch
   idunno submit mlp 1-50 --rounds 10 --priority 5 --deadline 30m

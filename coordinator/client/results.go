@@ -63,7 +63,7 @@ func (c *Client) Results(ctx context.Context, job uint64, fn func(*wire.Result) 
 	s := &source{c: c, job: job}
 	return s.each(ctx, func(m *archive.Message) error {
 		r, err := s.result(ctx, m)
-		if err != nil {
+		if err != nil || r == nil {
 			return err
 		}
 		return fn(r)
@@ -93,9 +93,9 @@ func (c *Client) InOrder(ctx context.Context, job uint64, follow bool, fn func(*
 	if err != nil {
 		return nil, err
 	}
-	order := &archive.Order{Tasks: rec.Tasks(), Fetch: s.fetch, Emit: func(m *archive.Message) error {
+	order := &archive.Order{Tasks: rec.Tasks(), From: rec.KeptFrom, Fetch: s.fetch, Emit: func(m *archive.Message) error {
 		r, err := s.result(ctx, m)
-		if err != nil {
+		if err != nil || r == nil {
 			return err
 		}
 		return fn(r)
@@ -114,11 +114,12 @@ func (c *Client) InOrder(ctx context.Context, job uint64, follow bool, fn func(*
 }
 
 // AwaitRecord is [Client.Record] that waits for the record of a job that has been
-// accepted. It returns nil for one that hasn't.
+// accepted, and, where the job waits for another one, until it is known what it runs.
+// It returns nil for one that hasn't.
 func (c *Client) AwaitRecord(ctx context.Context, job uint64) (*wire.JobRecord, error) {
 	for {
 		rec, err := c.Record(ctx, job)
-		if err != nil || rec != nil {
+		if err != nil || rec != nil && !rec.NamesOpen() {
 			return rec, err
 		}
 		within, cancel := context.WithTimeout(ctx, recordWait)
@@ -158,7 +159,7 @@ func (s *source) each(ctx context.Context, fn func(*archive.Message) error) erro
 	if rec == nil || rec.Results == nil {
 		err := s.c.b.JobResults(ctx, s.job, func(m *broker.Stored) (bool, error) {
 			_, task, ok := broker.TaskOfResult(m.Subject)
-			if !ok {
+			if !ok || rec != nil && task < rec.KeptFrom {
 				return true, nil
 			}
 			seen.Add(task)
@@ -238,6 +239,9 @@ func (s *source) fetch(ctx context.Context, task int) (*archive.Message, error) 
 		return &archive.Message{Task: task, At: m.At, Data: m.Data}, nil
 	}
 	rec, err := s.c.Record(within, s.job)
+	if err == nil && rec != nil && task < rec.KeptFrom {
+		return &archive.Message{Task: task}, nil
+	}
 	if err != nil || rec == nil || rec.Results == nil {
 		return nil, err
 	}
@@ -250,7 +254,8 @@ func (s *source) fetch(ctx context.Context, task int) (*archive.Message, error) 
 	return reader.Task(within, task)
 }
 
-// result decodes a stored result and brings the values that lie outside of it.
+// result decodes a stored result and brings the values that lie outside of it. It
+// returns nil for one whose values have been removed with it since.
 func (s *source) result(ctx context.Context, m *archive.Message) (*wire.Result, error) {
 	r := wire.ReceiveResult(s.job, m.Task, m.Data)
 	if r.Outside == nil {
@@ -261,6 +266,11 @@ func (s *source) result(ctx context.Context, m *archive.Message) (*wire.Result, 
 		return nil, err
 	}
 	values, err := store.Object(ctx, r.Outside.Digest, r.Outside.Size)
+	if errors.Is(err, objectstore.ErrNotFound) {
+		if rec, err := s.c.Record(ctx, s.job); err == nil && rec != nil && m.Task < rec.KeptFrom {
+			return nil, nil
+		}
+	}
 	if err == nil {
 		err = r.Attach(values)
 	}
@@ -307,6 +317,9 @@ func (s *source) follow(ctx context.Context, rec *wire.JobRecord, order *archive
 			}
 			rec = now
 			order.Tasks = max(order.Tasks, rec.Tasks())
+			if err := order.Forget(ctx, rec.KeptFrom); err != nil {
+				return rec, err
+			}
 			if rec.State.Ended() {
 				return rec, takeRest(ctx, messages, order)
 			}

@@ -6,6 +6,7 @@ import (
 
 	"idunno/broker/wire"
 	"idunno/models"
+	"idunno/models/dataset"
 	"idunno/objectstore"
 )
 
@@ -38,23 +39,23 @@ func Card(ctx context.Context, store *objectstore.Store, digest string) (*wire.C
 	return wire.CardFrom(func(n int) ([]byte, error) { return store.ReadHead(ctx, digest, n) })
 }
 
-// ClassNames are the names of the classes that a job's predictions stand for, by the
-// digests in its record: class i is called by the i-th. They come from the model's
-// card, or else from the data set; nil when neither names any.
-func ClassNames(ctx context.Context, store *objectstore.Store, modelDigest, dataDigest string) ([]string, error) {
+// ClassNames are the names of the classes that a job's results speak of, by the digest of
+// its model and the description of its data set: class i is called by the i-th. Those of
+// predictions are the model's, by its card, those of labels the data set's; where one
+// names none they are the other's, and nil when neither does.
+func ClassNames(ctx context.Context, store *objectstore.Store, modelDigest string, data *dataset.Manifest) (predictions, labels []string, err error) {
 	c, err := Card(ctx, store, modelDigest)
 	if err != nil {
-		return nil, fmt.Errorf("names of classes: %w", err)
+		return nil, nil, fmt.Errorf("names of classes: %w", err)
+	}
+	if len(data.Classes) > 0 {
+		predictions, labels = data.Classes, data.Classes
 	}
 	if c != nil && len(c.Classes) > 0 {
-		return c.Classes, nil
+		predictions = c.Classes
+		if labels == nil {
+			labels = c.Classes
+		}
 	}
-	m, err := Manifest(ctx, store, dataDigest)
-	if err != nil {
-		return nil, fmt.Errorf("names of classes: %w", err)
-	}
-	if len(m.Classes) == 0 {
-		return nil, nil
-	}
-	return m.Classes, nil
+	return predictions, labels, nil
 }

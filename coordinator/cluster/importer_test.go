@@ -185,8 +185,22 @@ func TestCardsOfModels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if names, err := cluster.ClassNames(ctx, store, v.Digest, set.Digest); err != nil || len(names) != 10 || names[7] != "7" {
-		t.Errorf("names %v, %v", names, err)
+	data, err := cluster.Manifest(ctx, store, set.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(digest string) (predicted, label string) {
+		t.Helper()
+		predictions, labels, err := cluster.ClassNames(ctx, store, digest, data)
+		if err != nil || len(predictions) != 10 || len(labels) != 10 {
+			t.Fatalf("names %v, %v, %v", predictions, labels, err)
+		}
+		return predictions[7], labels[7]
+	}
+	// The model's card names what it predicts, the data set what its labels are.
+	data.Classes[7] = "seven"
+	if predicted, label := names(v.Digest); predicted != "7" || label != "seven" {
+		t.Errorf("a prediction is called %q, a label %q", predicted, label)
 	}
 	// Without a card the data set names the classes.
 	plain, err := cluster.StoreModel(ctx, store, "plain", zoo.CNN())
@@ -196,8 +210,15 @@ func TestCardsOfModels(t *testing.T) {
 	if c, err := cluster.Card(ctx, store, plain.Digest); c != nil || err != nil {
 		t.Errorf("%+v, %v", c, err)
 	}
-	if names, err := cluster.ClassNames(ctx, store, plain.Digest, set.Digest); err != nil || len(names) != 10 {
-		t.Errorf("names %v, %v", names, err)
+	if predicted, label := names(plain.Digest); predicted != "seven" || label != "seven" {
+		t.Errorf("a prediction is called %q, a label %q", predicted, label)
+	}
+	data.Classes = nil
+	if predicted, label := names(v.Digest); predicted != "7" || label != "7" {
+		t.Errorf("a prediction is called %q, a label %q", predicted, label)
+	}
+	if predictions, labels, err := cluster.ClassNames(ctx, store, plain.Digest, data); predictions != nil || labels != nil || err != nil {
+		t.Errorf("names %v, %v, %v", predictions, labels, err)
 	}
 }
 

@@ -113,7 +113,7 @@ func TestPaceBringsJobsTogether(t *testing.T) {
 			told[l.Job-1] = l.Lead * 2
 		}
 		rate := []float64{100, 100}
-		if look < 5 {
+		if look > 0 && look < 6 { // they count from their first results on
 			rate = []float64{150, 50}
 		}
 		for i := range done {
@@ -122,6 +122,25 @@ func TestPaceBringsJobsTogether(t *testing.T) {
 	}
 	if gap := math.Abs(done[0] - done[1]); gap > 80 {
 		t.Errorf("%v batches apart after all: %v", gap, done)
+	}
+}
+
+// What a job did before another one came, and what it had in hand then, is no lead.
+func TestPaceOfAJobThatJoins(t *testing.T) {
+	p := NewPace()
+	jobs := []Runner{{Job: 1, Done: 500, Task: 10, Slots: 2}, {Job: 2, Task: 10, Slots: 2}}
+	p.Look(jobs[:1])
+	p.Look([]Runner{{Job: 1, Done: 1000, Task: 10, Slots: 2}})
+	p.Join(2, 0)
+	for _, done := range [][2]float64{{1450, 0}, {1700, 30}, {1950, 280}, {2200, 530}} {
+		jobs[0].Done, jobs[1].Done = done[0], done[1]
+		if leads := p.Look(jobs); len(leads) > 0 {
+			t.Errorf("leads %v at %v, want none", leads, done)
+		}
+	}
+	jobs[0].Done, jobs[1].Done = 2500, 730
+	if leads := p.Look(jobs); len(leads) != 2 || leads[0].Lead != 12.5 || leads[1].Lead != -12.5 {
+		t.Errorf("leads %v, want half of the 50 that each has to make up for, by two slots", leads)
 	}
 }
 

@@ -39,6 +39,25 @@ func (b *bitset) has(n int) bool {
 	return n/64 < len(b.words) && b.words[n/64]&(1<<(n%64)) != 0
 }
 
+// through is the highest number up to which all are members.
+func (b *bitset) through() int {
+	n := 64*b.full - 1
+	if b.full < len(b.words) {
+		n += bits.TrailingZeros64(^b.words[b.full])
+	}
+	return max(n, 0)
+}
+
+// highest is the highest member, 0 for none.
+func (b *bitset) highest() int {
+	for w := len(b.words) - 1; w >= 0; w-- {
+		if b.words[w] != 0 {
+			return 64*w + bits.Len64(b.words[w]) - 1
+		}
+	}
+	return 0
+}
+
 // below counts the members from 1 to n-1.
 func (b *bitset) below(n int) int {
 	count := min(b.full, n/64) * 64

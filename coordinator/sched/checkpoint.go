@@ -101,7 +101,7 @@ func Restore(rec *wire.JobRecord, p []byte) (j *Job, place uint64, err error) {
 	if err := j.done.restore(c.Full, c.Done, c.Tasks); err != nil {
 		return nil, 0, err
 	}
-	j.finished = j.done.count()
+	j.finished, j.places.reached = j.done.count(), j.roundOf(j.done.highest())
 	j.failed, j.lastError, j.trained, j.first, j.last = c.Failed, c.Error, c.Train, c.First, c.Last
 	for _, f := range c.Nodes {
 		if !wire.ValidNodeName(f.Node) || len(j.nodes) > maxShares {

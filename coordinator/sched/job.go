@@ -39,6 +39,8 @@ type Job struct {
 	last    time.Time
 	// Check is set for tasks that an earlier coordinator may have published.
 	check bool
+	// places is where the rounds of a job that runs for ever begin.
+	places roundMarks
 }
 
 type nodeShare struct {
@@ -128,6 +130,7 @@ func (j *Job) Next(limit int) []*wire.Task {
 			tasks = append(tasks, t)
 		}
 	}
+	j.next = max(j.next, 64*j.done.full) // however many rounds that is
 	for j.next <= j.Rec.Tasks() && j.Outstanding() < Window && len(tasks) < limit {
 		if !j.done.has(j.next) {
 			t := Task(j.Rec, j.next)
@@ -177,7 +180,7 @@ func (j *Job) Resume() {
 // Unfinished lists the published tasks without a result.
 func (j *Job) Unfinished() []int {
 	var tasks []int
-	for n := 1; n < j.next; n++ {
+	for n := max(1, 64*j.done.full); n < j.next; n++ {
 		if !j.done.has(n) {
 			tasks = append(tasks, n)
 		}
@@ -199,6 +202,26 @@ func (j *Job) Experience() Experience {
 		return Experience{}
 	}
 	return Experience{Time: time.Duration(j.nanos / j.computed), Images: float64(j.images) / float64(j.computed)}
+}
+
+// Slowest is the [Experience.Slowest] that the job's results show.
+func (j *Job) Slowest() (slowest time.Duration) {
+	for _, share := range j.nodes {
+		if share.tally.raw.Batches >= fewBatches {
+			slowest = max(slowest, time.Duration(share.tally.times.quantiles(50)[0]))
+		}
+	}
+	return slowest
+}
+
+// SlowestOf is the [Experience.Slowest] of a job that has ended.
+func SlowestOf(s *wire.JobStats) (slowest time.Duration) {
+	for i := range s.Nodes {
+		if s.Nodes[i].Batches >= fewBatches {
+			slowest = max(slowest, time.Duration(s.Nodes[i].P50Ms*float64(time.Millisecond)))
+		}
+	}
+	return slowest
 }
 
 // Counted is how much has been computed in a unit of rates: batches, images, or

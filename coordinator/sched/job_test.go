@@ -70,6 +70,11 @@ func TestTaskSize(t *testing.T) {
 		{100_000, of(4*time.Millisecond, 100), 5 * time.Millisecond, 20, 25}, // 100 ms
 		{100_000, of(time.Millisecond, 100), 50 * time.Millisecond, 2, 15},   // 15 ms
 		{100_000, of(50*time.Millisecond, 100), 5 * time.Second, 2, 1},
+		// Some nodes are slower: 100 ms there, as long as the others have 15 ms.
+		{1000, Experience{Time: 2 * time.Millisecond, Images: 100, Slowest: 8 * time.Millisecond}, 0, 2, 12},
+		{1000, Experience{Time: 2 * time.Millisecond, Images: 100, Slowest: time.Second}, 0, 2, 7},
+		{1000, Experience{Time: 30 * time.Millisecond, Images: 100, Slowest: time.Second}, 0, 2, 1},
+		{1000, Experience{Time: 2 * time.Millisecond, Images: 100, Slowest: time.Millisecond}, 0, 2, 50},
 	} {
 		if got := TaskSize(c.batches, c.known, c.round, c.slots); got != c.want {
 			t.Errorf("TaskSize(%d, %v, %v, %d) = %d, want %d", c.batches, c.known, c.round, c.slots, got, c.want)
@@ -118,6 +123,37 @@ func TestFoldIsAFunctionOfTheSet(t *testing.T) {
 	}
 	if want.Batches != 1200 || want.Images != 12000 {
 		t.Fatalf("%d batches, %d images", want.Batches, want.Images)
+	}
+}
+
+// The slowest node counts by its usual batch, and not by the first ones of one that
+// has just come.
+func TestSlowestNode(t *testing.T) {
+	j := NewJob(record(1, 41, 1), false)
+	if j.Slowest() != 0 {
+		t.Errorf("%v without results", j.Slowest())
+	}
+	for n := 1; n <= 41; n++ {
+		task := Task(j.Rec, n)
+		node, took := "fast", 2*time.Millisecond
+		switch {
+		case n > 40:
+			node, took = "new", time.Minute
+		case n == 40:
+			node, took = "slow", time.Second
+		case n > 20:
+			node, took = "slow", 8*time.Millisecond
+		}
+		j.Fold(&wire.Result{Schema: wire.Schema, Job: task.Job, Task: n, From: task.From, To: task.To, Node: node,
+			Batches: []wire.BatchResult{{Batch: task.From, Images: 10, Nanos: int64(took)}}}, time.Unix(2000, 0))
+	}
+	if !j.Finished() {
+		t.Fatalf("%d tasks without a result", j.Outstanding())
+	}
+	for _, got := range []time.Duration{j.Slowest(), SlowestOf(j.Stats(time.Unix(2000, 0)))} {
+		if got.Round(100*time.Microsecond) != 8*time.Millisecond {
+			t.Errorf("the slowest node takes %v", got)
+		}
 	}
 }
 

@@ -15,6 +15,9 @@ type Pace struct{ jobs map[uint64]*pacer }
 type pacer struct {
 	// done is what was done when last looked, ahead how far the job is before the mean.
 	done, ahead float64
+	// begun says that results have come since it joined. Until then it isn't behind: the
+	// others' results are those of tasks that were in hand when it came.
+	begun bool
 }
 
 // Runner is a running job as [Pace] sees it. Done and Task are divided by the job's
@@ -44,7 +47,8 @@ const (
 func NewPace() *Pace { return &Pace{jobs: make(map[uint64]*pacer)} }
 
 // Join begins to look at a job that has done so much already. One that Look sees first
-// joins then.
+// joins then. It counts from its first result on, from where the others are at that
+// moment: what they did before is no lead.
 func (p *Pace) Join(job uint64, done float64) {
 	if p.jobs[job] == nil {
 		p.jobs[job] = &pacer{done: done}
@@ -59,6 +63,7 @@ func (p *Pace) Look(running []Runner) []wire.Lead {
 		highest = max(highest, r.Priority)
 	}
 	next := make(map[uint64]*pacer, len(running))
+	var begin []*pacer
 	step, mean, n := 0.0, 0.0, 0.0
 	for _, r := range running {
 		if r.Priority < highest {
@@ -67,22 +72,27 @@ func (p *Pace) Look(running []Runner) []wire.Lead {
 		p.Join(r.Job, r.Done)
 		j := p.jobs[r.Job]
 		grown := r.Done - j.done
-		j.done, j.ahead = r.Done, j.ahead+grown
+		j.done = r.Done
 		next[r.Job] = j
-		step, mean, n = step+grown, mean+j.ahead, n+1
+		switch {
+		case j.begun:
+			j.ahead += grown
+			step, mean, n = step+grown, mean+j.ahead, n+1
+		case grown > 0:
+			begin = append(begin, j)
+		}
 	}
 	p.jobs = next
-	if n < 2 {
-		for _, j := range next {
-			j.ahead = 0
-		}
-		return nil
+	if n > 0 {
+		step, mean = step/n, mean/n
 	}
-	step, mean = step/n, mean/n
+	for _, j := range begin {
+		j.begun, j.ahead = true, mean
+	}
 	var leads []wire.Lead
 	for _, r := range running {
 		j := next[r.Job]
-		if j == nil {
+		if j == nil || !j.begun {
 			continue
 		}
 		most := paceMost*step + paceTasks*r.Task

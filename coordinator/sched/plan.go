@@ -22,6 +22,8 @@ const (
 	// tasksPerSlot is how many tasks a slot should get at least, so that the
 	// nodes finish a job at about the same time.
 	tasksPerSlot = 4
+	// fewBatches say nothing about a node: its first ones take longer.
+	fewBatches = 16
 	// maxTaskSize and maxTaskImages keep a task's result within one message,
 	// whatever its time: an image takes up to 12 bytes there.
 	maxTaskSize   = 512
@@ -38,6 +40,9 @@ type Experience struct {
 	// Time is the mean processing time of a batch, Images its mean size.
 	Time   time.Duration
 	Images float64
+	// Slowest is the median time of a batch on the slowest node that computed
+	// [fewBatches] or more, 0 when there is none.
+	Slowest time.Duration
 	// Job is the one that showed it, where that matters.
 	Job uint64
 }
@@ -48,7 +53,8 @@ func (e Experience) Of(images int) Experience {
 	if e.Images < 1 {
 		return Experience{}
 	}
-	return Experience{Time: time.Duration(float64(e.Time) * float64(images) / e.Images), Images: float64(images), Job: e.Job}
+	grows := float64(images) / e.Images
+	return Experience{Time: time.Duration(float64(e.Time) * grows), Slowest: time.Duration(float64(e.Slowest) * grows), Images: float64(images), Job: e.Job}
 }
 
 // Size freezes in a record how many batches a task has: as [TaskSize] says, at most
@@ -69,7 +75,8 @@ func Size(rec *wire.JobRecord, known Experience, round time.Duration, slots int)
 }
 
 // TaskSize is the number of batches to put into a task: at most [mostTask] of work by
-// what is known of the model (1 without experience), and at least [tasksPerSlot]
+// what is known of the model (1 without experience), also on the slowest nodes unless
+// the others' tasks would have less than [leastTask] then, and at least [tasksPerSlot]
 // tasks for each of the cluster's slots. Round is the time of one batch of every job
 // that is expected to run beside it, its own included; 0 when it runs alone.
 func TaskSize(batches int, known Experience, round time.Duration, slots int) int {
@@ -77,6 +84,9 @@ func TaskSize(batches int, known Experience, round time.Duration, slots int) int
 	size := 1
 	if known.Time > 0 && known.Images >= 1 {
 		size = int(mostTask / known.Time)
+		if known.Slowest > known.Time {
+			size = max(int(mostTask/known.Slowest), min(size, int(leastTask/known.Time)))
+		}
 		if round > 0 {
 			size = min(size, max(int(RateWindow*time.Duration(slots)/windowParts/round), int(leastTask/known.Time)))
 		}

@@ -10,15 +10,15 @@ import (
 // csvWriter writes a table with a line of names in front. What is not known is an
 // empty field. Values have a column each, numbered from 0 in the order of memory.
 type csvWriter struct {
-	out     *csv.Writer
-	columns Columns
-	fixed   fixed
-	begun   bool
-	fields  []string
+	out    *csv.Writer
+	table  Table
+	fixed  fixed
+	begun  bool
+	fields []string
 }
 
-func newCSV(out io.Writer, c Columns) *csvWriter {
-	return &csvWriter{out: csv.NewWriter(out), columns: c}
+func newCSV(out io.Writer, t Table) *csvWriter {
+	return &csvWriter{out: csv.NewWriter(out), table: t}
 }
 
 // begin writes the names, of so many values too.
@@ -27,8 +27,16 @@ func (w *csvWriter) begin(values int) error {
 		return nil
 	}
 	w.begun = true
-	names := []string{"index", "batch", "label", "prediction", "probability"}
-	prefix := map[Columns]string{Probabilities: "probability_", Output: "output_"}[w.columns]
+	var names []string
+	if w.table.Rounds {
+		names = append(names, "round")
+	}
+	if w.table.named() {
+		names = append(names, "index", "batch", "label", "label_name", "prediction", "prediction_name", "probability")
+	} else {
+		names = append(names, "index", "batch", "label", "prediction", "probability")
+	}
+	prefix := map[Values]string{Probabilities: "probability_", Output: "output_"}[w.table.Values]
 	for i := range values {
 		names = append(names, prefix+strconv.Itoa(i))
 	}
@@ -37,7 +45,7 @@ func (w *csvWriter) begin(values int) error {
 
 func (w *csvWriter) Row(r *Row) error {
 	values := r.Values
-	if w.columns == Plain {
+	if w.table.Values == Plain {
 		values = nil
 	} else if err := w.fixed.check(r); err != nil {
 		return err
@@ -45,21 +53,35 @@ func (w *csvWriter) Row(r *Row) error {
 	if err := w.begin(len(values)); err != nil {
 		return err
 	}
-	f := append(w.fields[:0], strconv.FormatInt(r.Index, 10), strconv.Itoa(r.Batch), "", "", "")
-	if r.Labeled {
-		f[2] = strconv.Itoa(int(r.Label))
+	f := w.fields[:0]
+	if w.table.Rounds {
+		f = append(f, strconv.Itoa(r.Round))
 	}
-	if r.Scored {
-		f[3] = strconv.Itoa(int(r.Class))
+	f = append(f, strconv.FormatInt(r.Index, 10), strconv.Itoa(r.Batch), integer(r.Label, r.Labeled))
+	if w.table.named() {
+		f = append(f, w.table.label(r))
 	}
+	f = append(f, integer(r.Class, r.Scored))
+	if w.table.named() {
+		f = append(f, w.table.prediction(r))
+	}
+	prob := ""
 	if r.HasProb {
-		f[4] = number(r.Prob)
+		prob = number(r.Prob)
 	}
+	f = append(f, prob)
 	for _, v := range values {
 		f = append(f, number(v))
 	}
 	w.fields = f
 	return w.out.Write(f)
+}
+
+func integer(v int32, known bool) string {
+	if !known {
+		return ""
+	}
+	return strconv.Itoa(int(v))
 }
 
 // number is the shortest decimal that reads back as the same bits.

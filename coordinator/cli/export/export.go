@@ -31,6 +31,8 @@ var ErrShape = errors.New("outputs of different shapes don't fit into one table:
 
 // Row is what is known of an image.
 type Row struct {
+	// Round counts from 1.
+	Round int
 	Index int64
 	Batch int
 	// Label is the true class if Labeled, Class the predicted one if Scored, Prob its
@@ -43,19 +45,44 @@ type Row struct {
 	Shape  []int
 }
 
-// Columns says what a table has beside index, batch, label, prediction and
-// probability.
-type Columns int
+// Table says which columns a table has beside index, batch, label, prediction and
+// probability. The zero value is one of those alone.
+type Table struct {
+	// Rounds adds the round of each row, in front.
+	Rounds bool
+	// Labels and Classes name the true and the predicted classes, class i the i-th: a
+	// column of names each, behind that of numbers. Nil adds none. npy has no texts.
+	Labels, Classes []string
+	// Values are what the rows' values are.
+	Values Values
+}
 
-// The kinds of tables.
+// named reports whether the table has columns of names.
+func (t *Table) named() bool { return t.Labels != nil || t.Classes != nil }
+
+// label and prediction are a row's names, "" for none.
+func (t *Table) label(r *Row) string      { return nameOf(t.Labels, r.Label, r.Labeled) }
+func (t *Table) prediction(r *Row) string { return nameOf(t.Classes, r.Class, r.Scored) }
+
+func nameOf(names []string, class int32, known bool) string {
+	if !known || class < 0 || int(class) >= len(names) {
+		return ""
+	}
+	return names[class]
+}
+
+// Values says what the values of a table's rows are.
+type Values int
+
+// The kinds of values.
 const (
-	Plain Columns = iota
+	Plain Values = iota // there are none
 	Probabilities
 	Output
 )
 
 // name is that of the column of values.
-func (c Columns) name() string { return [...]string{"", "probabilities", "output"}[c] }
+func (v Values) name() string { return [...]string{"", "probabilities", "output"}[v] }
 
 // Writer writes rows.
 type Writer interface {
@@ -67,16 +94,16 @@ type Writer interface {
 }
 
 // New returns a writer of a format.
-func New(format string, out io.Writer, c Columns) (Writer, error) {
+func New(format string, out io.Writer, t Table) (Writer, error) {
 	switch format {
 	case JSONL:
-		return NewJSON(out, c, 0), nil
+		return NewJSON(out, t, 0), nil
 	case CSV:
-		return newCSV(out, c), nil
+		return newCSV(out, t), nil
 	case Parquet:
-		return newParquet(out, c), nil
+		return newParquet(out, t), nil
 	case NPY:
-		return newNPY(out, c)
+		return newNPY(out, t)
 	}
 	return nil, fmt.Errorf("no format %q", format)
 }

@@ -2,6 +2,8 @@ package export
 
 import (
 	"bufio"
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -10,11 +12,13 @@ import (
 
 // jsonWriter writes objects, as lines or as the list of one document.
 type jsonWriter struct {
-	out     *bufio.Writer
-	columns Columns
-	job     uint64 // of a document
-	line    []byte
-	begun   bool
+	out   *bufio.Writer
+	table Table
+	job   uint64 // of a document
+	line  []byte
+	begun bool
+	// labels and classes are the names as they are written.
+	labels, classes []string
 }
 
 // docSchema is the version of the document.
@@ -22,8 +26,18 @@ const docSchema = 1
 
 // NewJSON returns a writer of JSON: a line a row, or with a job's number one document
 // of its rows.
-func NewJSON(out io.Writer, c Columns, job uint64) Writer {
-	return &jsonWriter{out: bufio.NewWriterSize(out, 1<<16), columns: c, job: job}
+func NewJSON(out io.Writer, t Table, job uint64) Writer {
+	return &jsonWriter{out: bufio.NewWriterSize(out, 1<<16), table: t, job: job, labels: quoted(t.Labels), classes: quoted(t.Classes)}
+}
+
+// quoted are names as JSON strings.
+func quoted(names []string) []string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		p, _ := json.Marshal(name) // texts always marshal
+		list[i] = string(p)
+	}
+	return list
 }
 
 // begin writes what is in front of the first row.
@@ -41,23 +55,36 @@ func (w *jsonWriter) Row(r *Row) error {
 	}
 	w.begin()
 	w.begun = true
-	p = append(p, `{"index":`...)
+	p = append(p, '{')
+	if w.table.Rounds {
+		p = append(p, `"round":`...)
+		p = append(strconv.AppendInt(p, int64(r.Round), 10), ',')
+	}
+	p = append(p, `"index":`...)
 	p = strconv.AppendInt(p, r.Index, 10)
 	p = append(p, `,"batch":`...)
 	p = strconv.AppendInt(p, int64(r.Batch), 10)
 	p = append(p, `,"label":`...)
 	p = appendInt(p, r.Label, r.Labeled)
+	if w.table.named() {
+		p = append(p, `,"label_name":`...)
+		p = append(p, cmp.Or(nameOf(w.labels, r.Label, r.Labeled), "null")...)
+	}
 	p = append(p, `,"prediction":`...)
 	p = appendInt(p, r.Class, r.Scored)
+	if w.table.named() {
+		p = append(p, `,"prediction_name":`...)
+		p = append(p, cmp.Or(nameOf(w.classes, r.Class, r.Scored), "null")...)
+	}
 	p = append(p, `,"probability":`...)
 	if r.HasProb {
 		p = appendFloat(p, r.Prob)
 	} else {
 		p = append(p, "null"...)
 	}
-	if w.columns != Plain {
+	if w.table.Values != Plain {
 		p = append(p, `,"`...)
-		p = append(p, w.columns.name()...)
+		p = append(p, w.table.Values.name()...)
 		p = append(p, `":`...)
 		p, _ = appendNested(p, r.Values, r.Shape)
 	}

@@ -14,37 +14,40 @@ import (
 // npyWriter writes NumPy's format for one array
 // (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version
 // 1.0). A plain table is a one-dimensional array of records; a label or prediction
-// that isn't known is -1 there, a probability NaN. With values the array is those
-// alone, float32, the first dimension being the image.
+// that isn't known is -1 there, a probability NaN; names are left out. With values the
+// array is those alone, float32, the first dimension being the image.
 //
 // The number of rows stands in front, and is known at the end: rows wait in a
 // temporary file. The library that reads the format takes a whole array at a time.
 type npyWriter struct {
-	out     io.Writer
-	columns Columns
-	fixed   fixed
-	rows    int64
-	temp    *os.File
-	buf     *bufio.Writer
-	record  []byte
+	out    io.Writer
+	table  Table
+	fixed  fixed
+	rows   int64
+	temp   *os.File
+	buf    *bufio.Writer
+	record []byte
 }
 
-func newNPY(out io.Writer, c Columns) (*npyWriter, error) {
+func newNPY(out io.Writer, t Table) (*npyWriter, error) {
 	temp, err := os.CreateTemp("", "idunno-npy-*")
 	if err != nil {
 		return nil, fmt.Errorf("create a temporary file: %w", err)
 	}
 	// Nameless from now on: whatever happens to this process, nothing stays.
 	_ = os.Remove(temp.Name())
-	return &npyWriter{out: out, columns: c, temp: temp, buf: bufio.NewWriterSize(temp, 1<<16)}, nil
+	return &npyWriter{out: out, table: t, temp: temp, buf: bufio.NewWriterSize(temp, 1<<16)}, nil
 }
 
-const recordType = "[('index', '<i8'), ('batch', '<i4'), ('label', '<i4'), ('prediction', '<i4'), ('probability', '<f4')]"
+const (
+	recordType = "('index', '<i8'), ('batch', '<i4'), ('label', '<i4'), ('prediction', '<i4'), ('probability', '<f4')"
+	roundType  = "('round', '<i4'), "
+)
 
 func (w *npyWriter) Row(r *Row) error {
 	w.rows++
 	p := w.record[:0]
-	if w.columns == Plain {
+	if w.table.Values == Plain {
 		label, class, prob := int32(-1), int32(-1), float32(math.NaN())
 		if r.Labeled {
 			label = r.Label
@@ -54,6 +57,9 @@ func (w *npyWriter) Row(r *Row) error {
 		}
 		if r.HasProb {
 			prob = r.Prob
+		}
+		if w.table.Rounds {
+			p = binary.LittleEndian.AppendUint32(p, uint32(r.Round))
 		}
 		p = binary.LittleEndian.AppendUint64(p, uint64(r.Index))
 		p = binary.LittleEndian.AppendUint32(p, uint32(r.Batch))
@@ -94,8 +100,11 @@ func (w *npyWriter) Close() error {
 // header is the magic, the version, the length of the text that follows, and that
 // text, filled up with spaces to a multiple of 64 bytes in all.
 func (w *npyWriter) header() []byte {
-	descr, shape := recordType, []string{strconv.FormatInt(w.rows, 10)}
-	if w.columns != Plain {
+	descr, shape := "["+recordType+"]", []string{strconv.FormatInt(w.rows, 10)}
+	if w.table.Rounds {
+		descr = "[" + roundType + recordType + "]"
+	}
+	if w.table.Values != Plain {
 		descr = "'<f4'"
 		for _, d := range w.fixed.shape {
 			shape = append(shape, strconv.Itoa(d))

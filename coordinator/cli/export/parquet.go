@@ -2,6 +2,7 @@ package export
 
 import (
 	"io"
+	"reflect"
 
 	"github.com/parquet-go/parquet-go"
 )
@@ -15,92 +16,133 @@ const (
 	// rowsAtOnce is how many rows are handed over at a time, valuesAtOnce how many
 	// values of theirs about.
 	rowsAtOnce   = 256
-	valuesAtOnce = 1 << 20
+	valuesAtOnce = 1 << 18
 )
 
-// record is a row of a plain table. Fields that are not known are null.
-type record struct {
-	Index       int64    `parquet:"index"`
-	Batch       int32    `parquet:"batch"`
-	Label       *int32   `parquet:"label,optional"`
-	Prediction  *int32   `parquet:"prediction,optional"`
-	Probability *float32 `parquet:"probability,optional"`
+// column is one of a table: its name and how it is stored, as the library's struct tags
+// say it, its type there, and what it appends to a row.
+type column struct {
+	tag  string
+	kind reflect.Type
+	add  func(row parquet.Row, at int, r *Row) parquet.Row
 }
 
-// probsRecord is one with all probabilities.
-type probsRecord struct {
-	Index         int64     `parquet:"index"`
-	Batch         int32     `parquet:"batch"`
-	Label         *int32    `parquet:"label,optional"`
-	Prediction    *int32    `parquet:"prediction,optional"`
-	Probability   *float32  `parquet:"probability,optional"`
-	Probabilities []float32 `parquet:"probabilities,list"`
-}
-
-// outputRecord is one with outputs, row-major, and their shape.
-type outputRecord struct {
-	Index       int64     `parquet:"index"`
-	Batch       int32     `parquet:"batch"`
-	Label       *int32    `parquet:"label,optional"`
-	Prediction  *int32    `parquet:"prediction,optional"`
-	Probability *float32  `parquet:"probability,optional"`
-	Output      []float32 `parquet:"output,list"`
-	Shape       []int32   `parquet:"shape,list"`
-}
-
-// newParquet returns a writer of Parquet, compressed with Snappy.
-func newParquet(out io.Writer, c Columns) Writer {
-	switch c {
-	case Probabilities:
-		return &parquetWriter[probsRecord]{out: out, make: func(r *record, row *Row) probsRecord {
-			return probsRecord{r.Index, r.Batch, r.Label, r.Prediction, r.Probability, row.Values}
-		}}
-	case Output:
-		return &parquetWriter[outputRecord]{out: out, make: func(r *record, row *Row) outputRecord {
-			shape := make([]int32, len(row.Shape))
-			for i, d := range row.Shape {
-				shape[i] = int32(d)
-			}
-			return outputRecord{r.Index, r.Batch, r.Label, r.Prediction, r.Probability, row.Values, shape}
-		}}
+// parquetColumns are a table's columns. What is not known is null; outputs are
+// row-major, with their shape beside them.
+func parquetColumns(t Table) []column {
+	number, text := reflect.TypeFor[*int32](), reflect.TypeFor[string]()
+	all := []column{
+		{"index", reflect.TypeFor[int64](), func(row parquet.Row, at int, r *Row) parquet.Row {
+			return append(row, parquet.Int64Value(r.Index).Level(0, 0, at))
+		}},
+		{"batch", reflect.TypeFor[int32](), func(row parquet.Row, at int, r *Row) parquet.Row {
+			return append(row, parquet.Int32Value(int32(r.Batch)).Level(0, 0, at))
+		}},
+		{"label,optional", number, func(row parquet.Row, at int, r *Row) parquet.Row {
+			return optional(row, at, parquet.Int32Value(r.Label), r.Labeled)
+		}},
+		{"label_name,optional,dict", text, func(row parquet.Row, at int, r *Row) parquet.Row {
+			name := t.label(r)
+			return optional(row, at, parquet.ByteArrayValue([]byte(name)), name != "")
+		}},
+		{"prediction,optional", number, func(row parquet.Row, at int, r *Row) parquet.Row {
+			return optional(row, at, parquet.Int32Value(r.Class), r.Scored)
+		}},
+		{"prediction_name,optional,dict", text, func(row parquet.Row, at int, r *Row) parquet.Row {
+			name := t.prediction(r)
+			return optional(row, at, parquet.ByteArrayValue([]byte(name)), name != "")
+		}},
+		{"probability,optional", reflect.TypeFor[*float32](), func(row parquet.Row, at int, r *Row) parquet.Row {
+			return optional(row, at, parquet.FloatValue(r.Prob), r.HasProb)
+		}},
 	}
-	return &parquetWriter[record]{out: out, make: func(r *record, _ *Row) record { return *r }}
+	var columns []column
+	if t.Rounds {
+		columns = append(columns, column{"round", reflect.TypeFor[int32](), func(row parquet.Row, at int, r *Row) parquet.Row {
+			return append(row, parquet.Int32Value(int32(r.Round)).Level(0, 0, at))
+		}})
+	}
+	for _, c := range all {
+		if c.kind != text || t.named() {
+			columns = append(columns, c)
+		}
+	}
+	if t.Values == Plain {
+		return columns
+	}
+	columns = append(columns, column{t.Values.name() + ",list", reflect.TypeFor[[]float32](), func(row parquet.Row, at int, r *Row) parquet.Row {
+		return list(row, at, r.Values, parquet.FloatValue)
+	}})
+	if t.Values == Output {
+		columns = append(columns, column{"shape,list", reflect.TypeFor[[]int32](), func(row parquet.Row, at int, r *Row) parquet.Row {
+			return list(row, at, r.Shape, func(d int) parquet.Value { return parquet.Int32Value(int32(d)) })
+		}})
+	}
+	return columns
 }
 
-// parquetWriter writes rows of a type. Groups end after so many rows, whatever the
-// time, so that the bytes depend on the rows alone.
-type parquetWriter[T any] struct {
-	out  io.Writer
-	make func(*record, *Row) T
-	w    *parquet.GenericWriter[T]
-	rows []T
+// optional appends a value that may be null.
+func optional(row parquet.Row, at int, v parquet.Value, known bool) parquet.Row {
+	if !known {
+		return append(row, parquet.NullValue().Level(0, 0, at))
+	}
+	return append(row, v.Level(0, 1, at))
+}
+
+// list appends the values of a list.
+func list[V any](row parquet.Row, at int, values []V, value func(V) parquet.Value) parquet.Row {
+	if len(values) == 0 {
+		return append(row, parquet.NullValue().Level(0, 0, at))
+	}
+	for i, v := range values {
+		row = append(row, value(v).Level(min(i, 1), 1, at))
+	}
+	return row
+}
+
+// parquetWriter writes Parquet, compressed with Snappy. Groups end after so many rows,
+// whatever the time, so that the bytes depend on the rows alone.
+type parquetWriter struct {
+	out     io.Writer
+	columns []column
+	schema  *parquet.Schema
+	w       *parquet.GenericWriter[any]
+	rows    []parquet.Row
 	// group is the rows of a group, open those of the one being made; some are handed
-	// over at a time.
-	group, open, some int
+	// over at a time, of which there are held now.
+	group, open, some, held int
+}
+
+// newParquet returns a writer of Parquet.
+func newParquet(out io.Writer, t Table) Writer {
+	w := &parquetWriter{out: out, columns: parquetColumns(t)}
+	fields := make([]reflect.StructField, len(w.columns))
+	for i, c := range w.columns {
+		// The library takes a schema from a type; the names of its fields are nobody's.
+		fields[i] = reflect.StructField{Name: string(rune('A' + i)), Type: c.kind, Tag: reflect.StructTag(`parquet:"` + c.tag + `"`)}
+	}
+	w.schema = parquet.NewSchema("record", parquet.SchemaOf(reflect.New(reflect.StructOf(fields)).Interface()))
+	return w
 }
 
 // begin opens the file; each is the number of values of a row.
-func (w *parquetWriter[T]) begin(each int) {
+func (w *parquetWriter) begin(each int) {
 	if w.w == nil {
-		w.w = parquet.NewGenericWriter[T](w.out, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("idunno", "1", "0"))
+		w.w = parquet.NewGenericWriter[any](w.out, w.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("idunno", "1", "0"))
 		w.group = min(max(groupBytes/(rowBytes+4*each), 1), groupRows)
 		w.some = min(max(valuesAtOnce/max(each, 1), 1), rowsAtOnce)
+		w.rows = make([]parquet.Row, w.some)
 	}
 }
 
-func (w *parquetWriter[T]) Row(row *Row) error {
-	w.begin(len(row.Values))
-	r := record{Index: row.Index, Batch: int32(row.Batch)}
-	if row.Labeled {
-		r.Label = ptr(row.Label)
+func (w *parquetWriter) Row(r *Row) error {
+	w.begin(len(r.Values))
+	row := w.rows[w.held][:0]
+	for at, c := range w.columns {
+		row = c.add(row, at, r)
 	}
-	if row.Scored {
-		r.Prediction = ptr(row.Class)
-	}
-	if row.HasProb {
-		r.Probability = ptr(row.Prob)
-	}
-	w.rows = append(w.rows, w.make(&r, row))
+	w.rows[w.held] = row
+	w.held++
 	w.open++
 	switch {
 	case w.open >= w.group:
@@ -109,27 +151,24 @@ func (w *parquetWriter[T]) Row(row *Row) error {
 			return err
 		}
 		return w.w.Flush()
-	case len(w.rows) >= w.some:
+	case w.held >= w.some:
 		return w.write()
 	}
 	return nil
 }
 
-func ptr[V any](v V) *V { return &v }
-
 // write hands the rows over.
-func (w *parquetWriter[T]) write() error {
-	_, err := w.w.Write(w.rows)
-	clear(w.rows)
-	w.rows = w.rows[:0]
+func (w *parquetWriter) write() error {
+	_, err := w.w.WriteRows(w.rows[:w.held])
+	w.held = 0
 	return err
 }
 
 // Flush does nothing: where pages end depends on when rows are handed over, and may
 // not depend on time.
-func (w *parquetWriter[T]) Flush() error { return nil }
+func (w *parquetWriter) Flush() error { return nil }
 
-func (w *parquetWriter[T]) Close() error {
+func (w *parquetWriter) Close() error {
 	w.begin(0)
 	if err := w.write(); err != nil {
 		return err

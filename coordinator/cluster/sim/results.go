@@ -39,4 +39,4 @@ func (c *Conn) JobResults(ctx context.Context, job uint64, fn func(*broker.Store
 
 // DropResults is never called: a world's files can't be written, so its coordinators
 // leave results where they are.
-func (c *Conn) DropResults(context.Context, uint64) error { return errAway }
+func (c *Conn) DropResults(context.Context, uint64, uint64) error { return errAway }

@@ -170,6 +170,9 @@ func openZip(path string) (*npz, error) {
 	return &npz{path: path, file: f, zip: z}, nil
 }
 
+// Close closes the file.
+func (z *npz) Close() error { return z.file.Close() }
+
 // names are the arrays of the archive.
 func (z *npz) names() []string {
 	var out []string
@@ -210,32 +213,44 @@ func (z *npz) array(name string) (*array, error) {
 	return nil, fmt.Errorf("%s has no array %q; it has %s: %w", z.path, name, brief(z.names()), ErrOption)
 }
 
+// archive is a file that holds arrays by name.
+type archive interface {
+	names() []string
+	array(name string) (*array, error)
+	io.Closer
+}
+
 // openNpz opens images and labels in an archive of arrays.
 func openNpz(path string, o *Options) (*table, error) {
 	z, err := openZip(path)
 	if err != nil {
 		return nil, err
 	}
-	images, labels, err := choose(path, z.names(), o)
+	return openNamed(path, "NumPy arrays", z, o)
+}
+
+// openNamed opens images and labels in a file of the kind named.
+func openNamed(path, kind string, f archive, o *Options) (*table, error) {
+	images, labels, err := choose(path, f.names(), o)
 	if err != nil {
-		z.file.Close()
+		f.Close()
 		return nil, err
 	}
-	x, err := z.array(images)
+	x, err := f.array(images)
 	if err != nil {
-		z.file.Close()
+		f.Close()
 		return nil, err
 	}
-	x.closers = append(x.closers, z.file)
+	x.closers = append(x.closers, f)
 	var open func() (*array, error)
 	if labels != None {
-		open = func() (*array, error) { return z.array(labels) }
+		open = func() (*array, error) { return f.array(labels) }
 	}
 	t, err := pair(x, open)
 	if err != nil {
 		return nil, err
 	}
-	t.files, t.source = []string{path}, "NumPy arrays "+filepath.Base(path)
+	t.files, t.source = []string{path}, kind+" "+filepath.Base(path)
 	if o.Split != "" {
 		t.source += ", " + o.Split + " split"
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -79,6 +78,9 @@ func openTensors(path string) (_ *tensors, err error) {
 	return t, nil
 }
 
+// Close closes the file.
+func (t *tensors) Close() error { return t.file.Close() }
+
 func (t *tensors) names() []string {
 	var out []string
 	for name := range t.list {
@@ -117,30 +119,7 @@ func openSafetensors(path string, o *Options) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, labels, err := choose(path, f.names(), o)
-	if err != nil {
-		f.file.Close()
-		return nil, err
-	}
-	x, err := f.array(images)
-	if err != nil {
-		f.file.Close()
-		return nil, err
-	}
-	x.closers = append(x.closers, f.file)
-	var open func() (*array, error)
-	if labels != None {
-		open = func() (*array, error) { return f.array(labels) }
-	}
-	t, err := pair(x, open)
-	if err != nil {
-		return nil, err
-	}
-	t.files, t.source = []string{path}, "safetensors "+filepath.Base(path)
-	if o.Split != "" {
-		t.source += ", " + o.Split + " split"
-	}
-	return t, nil
+	return openNamed(path, "safetensors", f, o)
 }
 
 // isSafetensors reports whether a file begins as a safetensors file does.

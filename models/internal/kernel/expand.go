@@ -88,37 +88,18 @@ func (t *expansion) strips() span {
 
 // run computes rows of results from row on.
 func (t *expansion) run(w *Workspace, row, rows int, img, out []float32) {
-	p, dg := t.p, t.dg
-	each, area, k, ow := t.g.H*t.g.W, dg.OutH()*dg.OutW(), dg.KH*dg.KW, dg.OutW()
+	dg, each := t.dg, t.g.H*t.g.W
 	// The rows of the image they need, of which some may be padding.
 	top := row*dg.StrideH - dg.PadTop
 	bottom := top + (rows-1)*dg.StrideH + (dg.KH-1)*dg.DilationH + 1
 	from, to := max(top, 0), min(bottom, t.g.H)
 	dg.H, dg.PadTop, dg.PadBottom = to-from, from-top, bottom-to
-	n := dg.H * dg.W
-	for c := 0; c < p.out; {
-		h := p.rows.size(c)
-		var bias []float32
-		if w.end.Bias != nil {
-			bias = w.end.Bias[c:][:h]
-		}
-		t.lv.shift(h, n, (p.k-1)*each, p.panels[c*p.k:][:h*p.k], w.rowOff, img[from*t.g.W:], t.wide, n, bias, &w.end)
-		if t.between.Func != Identity {
-			w.Apply(t.between, t.wide[:h*n], t.wide[:h*n])
-		}
-		dg.C, bias = h, nil
-		if t.bias != nil {
-			bias = t.bias[c:][:h]
-		}
-		w.depthwise(&dg, h, t.weights[c*k:][:h*k], 1, Images{t.wide, h * n}, n, Images{out[c*area+row*ow:], 0}, area, bias, t.act)
-		c += h
-	}
+	t.channels(w, dg, dg.H*dg.W, each, img[from*t.g.W:], t.wide, 1, Images{out[row*dg.OutW():], 0})
 }
 
 // beside computes n images, some side by side at a time.
 func (t *expansion) beside(w *Workspace, n int, x, y Images) {
-	p, dg := t.p, t.dg
-	each, area, k := t.g.H*t.g.W, dg.OutH()*dg.OutW(), dg.KH*dg.KW
+	p, each := t.p, t.g.H*t.g.W
 	mr, nr := t.lv.tile()
 	groups := even(n, max(1, expandCache/((p.k+mr)*each)))
 	for i := 0; i < n && !w.stopped(); i += groups.size(i) {
@@ -130,22 +111,29 @@ func (t *expansion) beside(w *Workspace, n int, x, y Images) {
 		buf := space(&w.wide, (p.k+mr)*ld)
 		side, wide := buf[:p.k*ld], buf[p.k*ld:]
 		sideBySide(side, ld, p.k, Images{x.F[i*x.Stride:], x.Stride}, images, each)
-		for c := 0; c < p.out; {
-			h := p.rows.size(c)
-			var bias []float32
-			if w.end.Bias != nil {
-				bias = w.end.Bias[c:][:h]
-			}
-			t.lv.shift(h, ld, (p.k-1)*ld, p.panels[c*p.k:][:h*p.k], w.rowOff, side, wide, ld, bias, &w.end)
-			if t.between.Func != Identity {
-				w.Apply(t.between, wide[:h*ld], wide[:h*ld])
-			}
-			dg.C, bias = h, nil
-			if t.bias != nil {
-				bias = t.bias[c:][:h]
-			}
-			w.depthwise(&dg, h, t.weights[c*k:][:h*k], images, Images{wide, each}, ld, Images{y.F[i*y.Stride+c*area:], y.Stride}, area, bias, t.act)
-			c += h
+		t.channels(w, t.dg, ld, ld, side, wide, images, Images{y.F[i*y.Stride:], y.Stride})
+	}
+}
+
+// channels widens what is at src into wide and filters it into dst, some channels at a time. A channel has n values for all images
+// together, those of src are ld apart.
+func (t *expansion) channels(w *Workspace, dg Window, n, ld int, src, wide []float32, images int, dst Images) {
+	p, each, area, k := t.p, t.g.H*t.g.W, t.dg.OutH()*t.dg.OutW(), dg.KH*dg.KW
+	for c := 0; c < p.out; {
+		h := p.rows.size(c)
+		var bias []float32
+		if w.end.Bias != nil {
+			bias = w.end.Bias[c:][:h]
 		}
+		t.lv.shift(h, n, (p.k-1)*ld, p.panels[c*p.k:][:h*p.k], w.rowOff, src, wide, n, bias, &w.end)
+		if t.between.Func != Identity {
+			w.Apply(t.between, wide[:h*n], wide[:h*n])
+		}
+		dg.C, bias = h, nil
+		if t.bias != nil {
+			bias = t.bias[c:][:h]
+		}
+		w.depthwise(&dg, h, t.weights[c*k:][:h*k], images, Images{wide, each}, n, Images{dst.F[c*area:], dst.Stride}, area, bias, t.act)
+		c += h
 	}
 }

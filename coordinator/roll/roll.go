@@ -1,8 +1,18 @@
-package coordinator
+// Package roll is the membership list as one coordinator sees it, kept whether it
+// leads or stands by, so that a new leader knows at once who lives and what the dead
+// held. While it leads, the tasks of the dead find new homes.
+//
+//	closed connection, told by the broker ──┐
+//	"no responders" to a ping ──────────────┼─> dead ──> its tasks: rescued, or handed back
+//	silence ────────────────────────────────┘
+//
+// A death is dealt with here, while the leader's loop waits for the disk.
+package roll
 
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,8 +25,10 @@ const (
 	// pingWait bounds the wait for an answer to a ping. That there is nobody to
 	// answer is known long before.
 	pingWait = time.Second
-	// rollTick is how often silence is looked for.
-	rollTick = 20 * time.Millisecond
+	// tickEvery is how often silence is looked for, lateTick the pause between two ticks
+	// after which this process, and not the nodes, counts as having been away.
+	tickEvery = 20 * time.Millisecond
+	lateTick  = 300 * time.Millisecond
 	// deafAfter is how long a node may hear no heartbeat at all, its own neither,
 	// until it doubts its hearing.
 	deafAfter = 500 * time.Millisecond
@@ -24,16 +36,11 @@ const (
 	maxOrphans = 10_000
 )
 
-// roll is the membership list as one coordinator sees it, kept whether it leads
-// or stands by, so that a new leader knows at once who lives and what the dead
-// held. It has a lock of its own: a death is dealt with while the leader's loop
-// waits for the disk.
-//
-//	closed connection, told by the broker ──┐
-//	"no responders" to a ping ──────────────┼─> dead ──> its tasks: rescued, or handed back
-//	silence ────────────────────────────────┘
-type roll struct {
-	*coordinator
+// Roll is a coordinator's membership list. Its methods may be called from any
+// goroutine.
+type Roll struct {
+	broker broker.Core
+	log    *slog.Logger
 	// died is told when a node died: perhaps it held the lease.
 	died chan struct{}
 	// aside waits for questions that are under way.
@@ -64,27 +71,28 @@ type orphan struct {
 	at time.Time
 }
 
-func newRoll(c *coordinator) *roll {
-	return &roll{coordinator: c, died: make(chan struct{}, 1), members: sched.NewMembers(), crashes: make(map[taskKey]int),
+// New returns an empty list. [Roll.Follow] fills it.
+func New(b broker.Core, log *slog.Logger) *Roll {
+	return &Roll{broker: b, log: log, died: make(chan struct{}, 1), members: sched.NewMembers(), crashes: make(map[taskKey]int),
 		offers: make(map[*offer]struct{})}
 }
 
-// follow keeps the list until ctx ends.
-func (r *roll) follow(ctx context.Context) error {
-	beats, err := r.Broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { r.observe(ctx, m.Data) })
+// Follow keeps the list until ctx ends.
+func (r *Roll) Follow(ctx context.Context) error {
+	beats, err := r.broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { r.observe(ctx, m.Data) })
 	if err != nil {
 		return err
 	}
 	defer beats()
-	closed, err := r.Broker.Listen(broker.SubjectClosed, func(m *broker.Message) { r.closed(ctx, m.Data) })
+	closed, err := r.broker.Listen(broker.SubjectClosed, func(m *broker.Message) { r.closed(ctx, m.Data) })
 	if err != nil {
 		return err
 	}
 	defer closed()
-	changes, stop := r.Broker.ConnectionChanges()
+	changes, stop := r.broker.ConnectionChanges()
 	defer stop()
 	defer r.aside.Wait()
-	tick := time.NewTicker(rollTick)
+	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	ticked := time.Now()
 	for {
@@ -109,13 +117,13 @@ func (r *roll) follow(ctx context.Context) error {
 }
 
 // grace restarts every node's silence: it was this process that did not listen.
-func (r *roll) grace() {
+func (r *Roll) grace() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members.Grace(time.Now())
 }
 
-func (r *roll) tick(ctx context.Context, now time.Time) (ask []string) {
+func (r *Roll) tick(ctx context.Context, now time.Time) (ask []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.Sub(r.heard) > deafAfter {
@@ -130,13 +138,13 @@ func (r *roll) tick(ctx context.Context, now time.Time) (ask []string) {
 	return ask
 }
 
-func (r *roll) observe(ctx context.Context, p []byte) {
+func (r *Roll) observe(ctx context.Context, p []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	orphans, left, err := r.members.Receive(p, now)
 	if err != nil {
-		r.Log.Warn("unreadable heartbeat", "error", err)
+		r.log.Warn("unreadable heartbeat", "error", err)
 		return
 	}
 	r.heard = now
@@ -147,10 +155,10 @@ func (r *roll) observe(ctx context.Context, p []byte) {
 }
 
 // closed takes in that a connection has closed.
-func (r *roll) closed(ctx context.Context, p []byte) {
+func (r *Roll) closed(ctx context.Context, p []byte) {
 	c, err := wire.ParseConnClosed(p)
 	if err != nil {
-		r.Log.Warn("unreadable news of a closed connection", "error", err)
+		r.log.Warn("unreadable news of a closed connection", "error", err)
 		return
 	}
 	r.mu.Lock()
@@ -161,10 +169,10 @@ func (r *roll) closed(ctx context.Context, p []byte) {
 
 // ping asks a silent node whether it lives. "No responders" comes from the
 // server at once and means that the node's connection is closed.
-func (r *roll) ping(ctx context.Context, name string) {
+func (r *Roll) ping(ctx context.Context, name string) {
 	within, cancel := context.WithTimeout(ctx, pingWait)
 	defer cancel()
-	reply, err := r.Broker.Ask(within, broker.SubjectPing(name), nil)
+	reply, err := r.broker.Ask(within, broker.SubjectPing(name), nil)
 	switch {
 	case err == nil:
 		r.observe(ctx, reply)
@@ -178,24 +186,24 @@ func (r *roll) ping(ctx context.Context, name string) {
 }
 
 // gone declares a node dead, and reports whether that is news. Call it locked.
-func (r *roll) gone(name string) ([]sched.Orphan, bool) {
+func (r *Roll) gone(name string) ([]sched.Orphan, bool) {
 	before := r.members.State(name)
 	orphans := r.members.Gone(name, time.Now())
 	return orphans, r.members.State(name) != before
 }
 
 // dead deals with a death. Call it locked.
-func (r *roll) dead(ctx context.Context, name string, orphans []sched.Orphan) {
+func (r *Roll) dead(ctx context.Context, name string, orphans []sched.Orphan) {
 	if name == "" {
 		return
 	}
 	r.withdraw(name)
 	r.release(ctx, orphans)
 	r.tell()
-	r.Log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
+	r.log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
 }
 
-func (r *roll) tell() {
+func (r *Roll) tell() {
 	select {
 	case r.died <- struct{}{}:
 	default:
@@ -204,7 +212,7 @@ func (r *roll) tell() {
 
 // release finds a new home for the tasks of a dead node, or remembers them for
 // whoever leads next, this coordinator perhaps. Call it locked.
-func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
+func (r *Roll) release(ctx context.Context, orphans []sched.Orphan) {
 	if len(orphans) == 0 {
 		return
 	}
@@ -221,7 +229,7 @@ func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 	for _, o := range orphans {
 		if !o.Crashed {
 			// Nobody computed it yet: in the queue it is the next one to be taken.
-			r.Broker.HandBack(o.Reply)
+			r.broker.HandBack(o.Reply)
 			back = true
 			continue
 		}
@@ -232,18 +240,19 @@ func (r *roll) release(ctx context.Context, orphans []sched.Orphan) {
 		}
 		r.aside.Go(func() {
 			r.noteCrash(ctx, o) // first, so that whoever gets it knows
-			r.Broker.HandBack(o.Reply)
-			_ = r.Broker.Wake()
+			r.broker.HandBack(o.Reply)
+			_ = r.broker.Wake()
 		})
 	}
 	if back {
-		_ = r.Broker.Wake() // a lost call costs the workers' own look, soon after
+		_ = r.broker.Wake() // a lost call costs the workers' own look, soon after
 	}
 }
 
-// lead has the tasks of the dead released from now on, those of nodes that died
-// a moment ago included.
-func (r *roll) lead(ctx context.Context, plans map[uint64]*wire.JobRecord) {
+// Lead has the tasks of the dead released from now on, those of nodes that died
+// a moment ago included. Plans are the records of the active jobs by number; they are
+// the list's from now on.
+func (r *Roll) Lead(ctx context.Context, plans map[uint64]*wire.JobRecord) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plans = plans
@@ -257,23 +266,24 @@ func (r *roll) lead(ctx context.Context, plans map[uint64]*wire.JobRecord) {
 	r.release(ctx, fresh)
 }
 
-// standBy ends the releasing.
-func (r *roll) standBy() {
+// StandBy ends the releasing.
+func (r *Roll) StandBy() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plans = nil
 	clear(r.crashes)
 }
 
-// plan makes a job's tasks known, forget ends that.
-func (r *roll) plan(rec *wire.JobRecord) {
+// Plan makes a job's tasks known while this coordinator leads.
+func (r *Roll) Plan(rec *wire.JobRecord) {
 	frozen := *rec
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plans[rec.Job] = &frozen
 }
 
-func (r *roll) forget(job uint64) {
+// Forget ends that.
+func (r *Roll) Forget(job uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.plans, job)
@@ -284,24 +294,34 @@ func (r *roll) forget(job uint64) {
 	}
 }
 
-// list is the membership list, slots the compute slots of all workers that take tasks.
-func (r *roll) list() []wire.Node {
+// Nodes is the membership list.
+func (r *Roll) Nodes() []wire.Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.members.List()
 }
 
-func (r *roll) slots() int {
+// Slots is the number of compute slots of all workers that take tasks.
+func (r *Roll) Slots() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.members.Slots()
 }
 
-// isDead reports whether the process that took the lease under the given name is
-// known to be no more.
-func (r *roll) isDead(holder string) bool {
-	name, incarnation, ok := parseHolder(holder)
+// Workers are the workers that take tasks.
+func (r *Roll) Workers() []sched.Worker {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return ok && r.members.Dead(name, incarnation)
+	return r.members.Workers()
 }
+
+// Dead reports whether a process is known to be no more, by its node's name and its
+// incarnation.
+func (r *Roll) Dead(name string, incarnation int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members.Dead(name, incarnation)
+}
+
+// Died is told when a node died or left: perhaps it held the lease.
+func (r *Roll) Died() <-chan struct{} { return r.died }
