@@ -301,17 +301,20 @@ func (l *load) busy(ctx context.Context, workers []string) error {
 }
 
 // steady is how long results must have come without a pause before a fault whose
-// pause is measured, calmGap the longest pause.
+// pause is measured, calmGap the longest pause. A machine too busy for that is waited
+// for no longer than busyWait.
 const (
-	steady  = time.Second
-	calmGap = 100 * time.Millisecond
+	steady   = time.Second
+	calmGap  = 100 * time.Millisecond
+	busyWait = 10 * time.Second
 )
 
 // flowing waits until results come steadily.
 func (l *load) flowing(ctx context.Context) error {
+	began := time.Now()
 	return l.await(ctx, func() bool {
 		now := time.Now()
-		return l.gap(now.Add(-steady), now) < calmGap
+		return l.gap(now.Add(-steady), now) < calmGap || now.Sub(began) > busyWait
 	})
 }
 

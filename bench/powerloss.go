@@ -44,22 +44,29 @@ type PowerlossConfig struct {
 	Progress Progress
 }
 
-// Writers of each kind. There are as many of results as write them in groups; two
-// store each result, of which one may.
+// Writers of each kind. Those of results are so many that most share a durable write
+// with others: in groups of the process's own (job powerOwn), in those that the broker
+// makes of what comes to it (powerShared), and in groups that are refused whole because
+// another process, which stores the same, came first (powerRivals).
 const (
-	powerResults = 24
+	powerResults = 96
+	powerGiven   = 32
+	powerDouble  = 72
 	powerJobs    = 2
 	powerFiles   = 2
+
+	powerOwn, powerShared, powerRivals = 1, 2, 3
 	// powerFile is the size of a file in bytes, powerResult that of a result.
 	powerFile   = 300 << 10
 	powerResult = 1 << 10
 )
 
-// Powerloss cuts the power of a broker while jobs are submitted, results stored and
-// files put into the SDFS, starts a broker on what is left on the disk (see package
-// powercut), and counts what had been acknowledged and is gone. It does so with
-// every write synced before it is acknowledged, which is the default, and with a
-// sync from time to time. Something lost with the default makes the document not OK.
+// Powerloss cuts the power of a broker while jobs are submitted, results stored, most of
+// them in batches that share a durable write, and files put into the SDFS. It starts a
+// broker on what is left on the disk (see package powercut), and counts what had been
+// acknowledged and is gone. It does so with every write synced before it is acknowledged,
+// which is the default, and with a sync from time to time. Something lost with the
+// default makes the document not OK.
 func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
 	if c.Program == "" {
 		return nil, fmt.Errorf("%w: no program", ErrConfig)
@@ -82,7 +89,7 @@ func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
 		name string
 		args []string
 	}{{"always", nil}, {"interval", []string{"--sync-interval", c.Interval.String()}}} {
-		var acked, lost []float64
+		var acked, shared, lost []float64
 		all, gone := 0, 0
 		for cut := range c.Cuts {
 			after := c.Span/2 + time.Duration(random.Int64N(int64(c.Span/2)+1))
@@ -90,12 +97,14 @@ func Powerloss(ctx context.Context, c PowerlossConfig) (*Document, error) {
 			if err != nil {
 				return nil, err
 			}
-			c.Progress.tell("sync %s, cut %d of %d after %.1f s: %d acknowledged (%d submissions, %d results, %d files), %d lost%s; %d syncs, %d KiB on the disk",
-				way.name, cut+1, c.Cuts, after.Seconds(), o.acked(), len(o.jobs), len(o.results), len(o.files), o.lost, o.first, o.disk.Syncs, o.disk.Bytes>>10)
-			acked, lost = append(acked, float64(o.acked())), append(lost, float64(o.lost))
+			grouped, writes := o.grouped()
+			c.Progress.tell("sync %s, cut %d of %d after %.1f s: %d acknowledged (%d submissions, %d results, %d of them in %d writes, %d files), %d lost%s; %d syncs, %d KiB on the disk",
+				way.name, cut+1, c.Cuts, after.Seconds(), o.acked(), len(o.jobs), len(o.results), grouped, writes, len(o.files), o.lost, o.first, o.disk.Syncs, o.disk.Bytes>>10)
+			acked, lost, shared = append(acked, float64(o.acked())), append(lost, float64(o.lost)), append(shared, float64(grouped))
 			all, gone = all+o.acked(), gone+o.lost
 		}
-		d.Results = append(d.Results, counted("acknowledged/"+way.name, "writes", acked), counted("lost/"+way.name, "writes", lost))
+		d.Results = append(d.Results, counted("acknowledged/"+way.name, "writes", acked),
+			counted("grouped/"+way.name, "writes", shared), counted("lost/"+way.name, "writes", lost))
 		d.Ratios = append(d.Ratios, Ratio{"lost_to_acknowledged/" + way.name, float64(gone) / float64(max(all, 1)), all})
 		d.Counts.Faults += c.Cuts
 		if way.name == "always" {
@@ -127,14 +136,45 @@ func counted(name, unit string, values []float64) Result {
 
 // powered is what was acknowledged before a cut, and how much of it is lost.
 type powered struct {
-	mu      sync.Mutex
-	jobs    map[uint64][]byte
-	results map[int][]byte
+	mu   sync.Mutex
+	jobs map[uint64][]byte
+	// results are the tasks of which somebody was told that they have a result, with
+	// what that may be; groups are the durable writes of those that shared one, as far
+	// as they were seen.
+	results map[powerTask][][]byte
+	groups  map[powerTask]string
 	files   map[string]string // digest by name
 	lost    int
 	// first says what was lost first.
 	first string
 	disk  powercut.Stats
+}
+
+type powerTask struct {
+	job  uint64
+	task int
+}
+
+// grouped counts the acknowledged results that shared a durable write with others, and
+// those writes.
+func (o *powered) grouped() (results, writes int) {
+	seen := make(map[string]bool)
+	for at := range o.results {
+		if group := o.groups[at]; group != "" {
+			results++
+			seen[group] = true
+		}
+	}
+	return results, len(seen)
+}
+
+// see notes the durable write of a stored result.
+func (o *powered) see(m *broker.Stored) {
+	if job, task, ok := broker.TaskOfResult(m.Subject); ok && m.Group != "" {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.groups[powerTask{job, task}] = m.Group
+	}
 }
 
 // miss notes that something is lost.
@@ -165,21 +205,22 @@ func powerCut(ctx context.Context, program string, args []string, after time.Dur
 	if err != nil {
 		return nil, err
 	}
-	o := &powered{jobs: make(map[uint64][]byte), results: make(map[int][]byte), files: make(map[string]string)}
-	err = o.load(ctx, said.line, after)
-	o.disk = p.Stats()
-	if cutErr := p.Cut(left); err == nil {
+	o := &powered{jobs: make(map[uint64][]byte), results: make(map[powerTask][][]byte), groups: make(map[powerTask]string), files: make(map[string]string)}
+	cut := sync.OnceValue(func() error { return p.Cut(left) })
+	err = o.load(ctx, said.line, after, cut)
+	if cutErr := cut(); err == nil {
 		err = cutErr
 	}
+	o.disk = p.Stats()
 	if err != nil {
 		return nil, fmt.Errorf("%w %s", err, complaints.Bytes())
 	}
 	return o, o.check(ctx, left)
 }
 
-// load has the broker store things until the time is up. What it doesn't acknowledge
-// is not counted.
-func (o *powered) load(ctx context.Context, ready <-chan string, span time.Duration) error {
+// load has the broker store things until the time is up, and cuts its power in the
+// midst of it. What it doesn't acknowledge is not counted.
+func (o *powered) load(ctx context.Context, ready <-chan string, span time.Duration, cut func() error) (err error) {
 	starting, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var at cluster.Ready
@@ -191,17 +232,30 @@ func (o *powered) load(ctx context.Context, ready <-chan string, span time.Durat
 	case <-starting.Done():
 		return fmt.Errorf("the broker doesn't start: %w", context.Cause(starting))
 	}
-	b, err := broker.Connect(starting, broker.Config{Servers: at.URL, Name: "powerloss"})
-	if err != nil {
-		return err
+	// Two processes whose results the broker may store, and two that do it themselves.
+	var b, rival, alone, other *broker.Broker
+	for i, to := range []**broker.Broker{&b, &rival, &alone, &other} {
+		*to, err = broker.Connect(starting, broker.Config{Servers: at.URL, Name: "powerloss", StoreAlone: i > 1})
+		if err != nil {
+			return err
+		}
+		defer (*to).Close()
 	}
-	defer b.Close()
 	objects, index, err := b.Files(starting)
 	if err != nil {
 		return err
 	}
 	files := objectstore.Open(objects, index)
-	ctx, cancel = context.WithTimeout(ctx, span)
+	stop, err := b.FollowResults(starting, 1, func(_ context.Context, m *broker.Stored) {
+		if m != nil {
+			o.see(m)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ctx, cancel = context.WithCancel(ctx)
 	defer cancel()
 	var writers sync.WaitGroup
 	write := func(n int, one func(i int) error) {
@@ -213,34 +267,60 @@ func (o *powered) load(ctx context.Context, ready <-chan string, span time.Durat
 			})
 		}
 	}
-	write(powerResults, func(i int) error { return o.result(ctx, b, i) })
+	write(powerResults, func(i int) error { return o.result(ctx, powerTask{powerOwn, i}, alone) })
+	write(powerGiven, func(i int) error { return o.result(ctx, powerTask{powerShared, i}, b) })
+	write(powerDouble, func(i int) error { return o.result(ctx, powerTask{powerRivals, i}, other, rival) })
 	write(powerJobs, func(i int) error { return o.job(ctx, b, i) })
 	write(powerFiles, func(i int) error { return o.file(ctx, files, i) })
+	select {
+	case <-ctx.Done():
+	case <-time.After(span):
+	}
+	_ = cut() // whoever gave it asks again
+	cancel()
+	// What cleans up behind a write that failed would wait for a broker that is no more.
+	for _, each := range []*broker.Broker{b, rival, alone, other} {
+		each.NC.Close()
+	}
 	writers.Wait()
 	return nil
 }
 
-func (o *powered) result(ctx context.Context, b *broker.Broker, i int) error {
-	var errs [2]error
-	var both sync.WaitGroup
-	for rival := range errs {
-		both.Go(func() { errs[rival] = b.StoreResult(ctx, 1, i, powerBytes(2*i+rival, powerResult)) })
+// result has rivals store a result each for the same task. One may succeed; what
+// another one is told then is that there is one, which is durable too.
+func (o *powered) result(ctx context.Context, at powerTask, rivals ...*broker.Broker) error {
+	errs := make([]error, len(rivals))
+	var all sync.WaitGroup
+	for rival, b := range rivals {
+		all.Go(func() { errs[rival] = b.StoreResult(ctx, at.job, at.task, at.bytes(rival)) })
 	}
-	both.Wait()
-	if errs[0] != nil && errs[1] != nil {
-		return errs[0]
+	all.Wait()
+	var first, may [][]byte
+	told := false
+	for rival, err := range errs {
+		may = append(may, at.bytes(rival))
+		told = told || errors.Is(err, broker.ErrExists)
+		if err == nil {
+			first = append(first, at.bytes(rival))
+		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if errs[0] == nil && errs[1] == nil {
-		o.miss("result %d was stored first by two", i)
+	switch {
+	case len(first) > 1:
+		o.miss("result %v was stored first by %d", at, len(first))
+	case len(first) == 1:
+		may = first
+	case !told:
+		return errors.Join(errs...)
 	}
-	first := 0
-	if errs[0] != nil {
-		first = 1
-	}
-	o.results[i] = powerBytes(2*i+first, powerResult)
+	o.results[at] = may
 	return nil
+}
+
+// bytes are those of a rival's result.
+func (at powerTask) bytes(rival int) []byte {
+	return powerBytes(int(at.job)<<40+2*at.task+rival, powerResult)
 }
 
 func (o *powered) job(ctx context.Context, b *broker.Broker, i int) error {
@@ -300,20 +380,8 @@ func (o *powered) check(ctx context.Context, store string) error {
 			o.miss("submission %d: %v", job, err)
 		}
 	}
-	found := make(map[int]bool)
-	err = b.ReadResults(ctx, 1, func(subject string, p []byte) (bool, error) {
-		if _, i, ok := broker.TaskOfResult(subject); ok && bytes.Equal(o.results[i], p) {
-			found[i] = true
-		}
-		return true, nil
-	})
-	if err != nil {
+	if err := o.checkResults(ctx, b); err != nil {
 		return err
-	}
-	for i := range o.results {
-		if !found[i] {
-			o.miss("result %d", i)
-		}
 	}
 	objects, index, err := b.Files(ctx)
 	if err != nil {
@@ -327,6 +395,29 @@ func (o *powered) check(ctx context.Context, store string) error {
 				return context.Cause(ctx)
 			}
 			o.miss("%s: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// checkResults counts the results that are missing or are others.
+func (o *powered) checkResults(ctx context.Context, b *broker.Broker) error {
+	found := make(map[powerTask]bool)
+	for _, job := range []uint64{powerOwn, powerShared, powerRivals} {
+		err := b.JobResults(ctx, job, func(m *broker.Stored) (bool, error) {
+			o.see(m)
+			_, task, _ := broker.TaskOfResult(m.Subject)
+			at := powerTask{job, task}
+			found[at] = slices.ContainsFunc(o.results[at], func(p []byte) bool { return bytes.Equal(p, m.Data) })
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for at := range o.results {
+		if !found[at] {
+			o.miss("result of job %d, task %d", at.job, at.task)
 		}
 	}
 	return nil

@@ -30,6 +30,13 @@ func TestPowerloss(t *testing.T) {
 	for _, r := range d.Ratios {
 		shares[r.Name] = r
 	}
+	grouped := make(map[string]float64)
+	for _, r := range d.Results {
+		grouped[r.Name] = r.Max
+	}
+	if grouped["grouped/always"] == 0 || grouped["grouped/interval"] == 0 {
+		t.Errorf("no result shared a durable write: %v", grouped)
+	}
 	if r := shares["lost_to_acknowledged/always"]; r.Value != 0 || r.N == 0 {
 		t.Errorf("with every write synced: %+v", r)
 	}

@@ -34,6 +34,9 @@ type Config struct {
 	Leaderless bool
 	// InProcess connects to a server in the same process instead.
 	InProcess nats.InProcessConnProvider
+	// StoreAlone has this process write its results itself where a broker would take
+	// them to store them with those of others; for measuring and tests.
+	StoreAlone bool
 	// Wait is how long to wait for a server at the start; default none: one try.
 	Wait time.Duration
 	// Events is told of disconnections and reconnections, and of readers that had to

@@ -156,6 +156,9 @@ type Stored struct {
 	At      time.Time
 	Subject string
 	Data    []byte
+	// Group names the durable write that it shared with others, "" when it had one
+	// of its own.
+	Group string
 }
 
 // Message is one that isn't stored.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -202,7 +203,7 @@ func (r *reader) read(ctx context.Context, m jetstream.Msg) error {
 	if meta.Sequence.Stream < r.next {
 		return nil
 	}
-	r.give(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()})
+	r.give(ctx, &Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data(), Group: m.Headers().Get(headerBatch)})
 	left := meta.NumPending
 	if meta.Sequence.Stream >= r.last {
 		left = 0 // what is still to come was stored after the reader began
@@ -257,6 +258,7 @@ func (b *Broker) nextMessage(ctx context.Context, stream, subject string, from u
 			Subject string    `json:"subject"`
 			Seq     uint64    `json:"seq"`
 			Data    []byte    `json:"data"`
+			Headers []byte    `json:"hdrs"`
 			At      time.Time `json:"time"`
 		} `json:"message"`
 		Error *jetstream.APIError `json:"error"`
@@ -274,7 +276,9 @@ func (b *Broker) nextMessage(ctx context.Context, stream, subject string, from u
 	if m.Seq < from {
 		return nil, fmt.Errorf("read stream %s: message %d instead of one from %d on", stream, m.Seq, from)
 	}
-	return &Stored{Seq: m.Seq, At: m.At, Subject: m.Subject, Data: m.Data}, nil
+	// Headers that can't be read are anybody's: they say nothing of a group.
+	headers, _ := nats.DecodeHeadersMsg(m.Headers)
+	return &Stored{Seq: m.Seq, At: m.At, Subject: m.Subject, Data: m.Data, Group: headers.Get(headerBatch)}, nil
 }
 
 // caughtUp says, once, that what was stored is through.

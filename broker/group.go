@@ -85,8 +85,10 @@ type grouper struct {
 	mu      sync.Mutex
 	waiting []*storing
 	writing bool
-	// least is from how many results on they are written together; 0 means groupLeast.
+	// least is from how many results on they are written together, wait bounds the wait
+	// for the answer to a write; 0 means groupLeast and groupWait.
 	least int
+	wait  time.Duration
 	// until is the end of a pause in grouping.
 	until time.Time
 	// batched is when the last batch was written; enough is told when as many wait as
@@ -177,7 +179,7 @@ func (g *grouper) gather() {
 func (g *grouper) run() {
 	for {
 		g.gather()
-		ctx, cancel := context.WithTimeout(context.Background(), groupWait)
+		ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(g.wait, groupWait))
 		list, grouped := g.next(cancel)
 		if len(list) == 0 {
 			cancel()

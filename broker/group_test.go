@@ -47,6 +47,13 @@ func (g *grouped) connect() *Broker {
 	return b
 }
 
+func (g *grouped) must(err error) {
+	g.t.Helper()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
 // largest is the number of results in the largest write.
 func (g *grouped) largest() (n int) {
 	for i := range g.sizes {
@@ -236,6 +243,22 @@ func TestNobodyShares(t *testing.T) {
 	}
 	if got := g.contents(b, 1); len(got) != 1 {
 		t.Errorf("results %v", got)
+	}
+}
+
+// Who listens to everything takes no results, and keeps no worker waiting for long.
+func TestListenerSharesNothing(t *testing.T) {
+	g := newGrouped(t)
+	b := g.connect()
+	if _, err := g.connect().NC.SubscribeSync(">"); err != nil {
+		t.Fatal(err)
+	}
+	b.crowd.until.Store(time.Now().Add(time.Hour).UnixNano())
+	if err := b.StoreResult(g.ctx, 1, 1, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if b.crowd.there(time.Now()) {
+		t.Error("a broker is asked again at once, after none answered")
 	}
 }
 

@@ -45,10 +45,13 @@ func IsExists(err error) bool {
 }
 
 // StoreResult stores a task's result and waits until it is durable. It returns
-// [ErrExists] when the task has a result already: the first one stands.
+// [ErrExists] when the task has a result already, durable too: the first one stands.
 func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []byte) error {
 	err := b.store(ctx, job, task, data)
 	if IsExists(err) {
+		err = b.confirm(ctx, job, task)
+	}
+	if errors.Is(err, ErrExists) {
 		return ErrExists
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
@@ -58,6 +61,26 @@ func (b *Broker) StoreResult(ctx context.Context, job uint64, task int, data []b
 		return fmt.Errorf("store result of job %d task %d: %w", job, task, asFull(err))
 	}
 	return nil
+}
+
+// errUnconfirmed is returned for a result that was refused because there is another
+// one, which most servers don't have yet.
+var errUnconfirmed = errors.New("another result of the task is on its way")
+
+// confirm returns [ErrExists] when the result that came first is stored. A cluster's
+// leader also refuses a second one for the sake of one that it has only proposed, and
+// that is lost when it dies before others have it.
+func (b *Broker) confirm(ctx context.Context, job uint64, task int) error {
+	if !b.Clustered() {
+		return ErrExists
+	}
+	switch has, err := b.HasResult(ctx, job, task); {
+	case err != nil:
+		return err
+	case !has:
+		return errUnconfirmed
+	}
+	return ErrExists
 }
 
 // LastResult is the place of the newest result, 0 when there is none.

@@ -89,7 +89,8 @@ func readThrough(ctx context.Context, stream jetstream.Stream, subject string, f
 			}
 			got, next, left = true, meta.Sequence.Stream+1, left-1
 			bytes += uint64(len(m.Data()))
-			if more, err := fn(&Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}); err != nil || !more {
+			if more, err := fn(&Stored{Seq: meta.Sequence.Stream, At: meta.Timestamp, Subject: m.Subject(), Data: m.Data(),
+				Group: m.Headers().Get(headerBatch)}); err != nil || !more {
 				cancel()
 				return next, false, err
 			}

@@ -20,8 +20,10 @@ const (
 	// it can, and crowded how long others write for us then.
 	slowStore = 4 * time.Millisecond
 	crowded   = time.Second
-	// aloneFor is how long nobody is asked after nobody was there.
-	aloneFor = 5 * time.Second
+	// aloneFor is how long nobody is asked after nobody was there, or nobody answered
+	// within answerWait: who listens to everything is no broker.
+	aloneFor   = 5 * time.Second
+	answerWait = 2 * time.Second
 	// maxShared bounds the bytes that a broker has taken and not yet stored.
 	maxShared = 64 << 20
 )
@@ -57,7 +59,7 @@ func (c *crowd) nobody(now time.Time) { c.alone.Store(now.Add(aloneFor).UnixNano
 
 // store stores a result, together with others that wait.
 func (b *Broker) store(ctx context.Context, job uint64, task int, data []byte) error {
-	if b.crowd.there(time.Now()) {
+	if !b.cfg.StoreAlone && b.crowd.there(time.Now()) {
 		if err := b.storeShared(ctx, job, task, data); err == nil || IsExists(err) || ctx.Err() != nil {
 			return err
 		}
@@ -72,9 +74,11 @@ func (b *Broker) store(ctx context.Context, job uint64, task int, data []byte) e
 
 // storeShared has a broker store a result.
 func (b *Broker) storeShared(ctx context.Context, job uint64, task int, data []byte) error {
-	reply, err := b.NC.RequestWithContext(ctx, subjectStore(job, task), data)
+	within, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	reply, err := b.NC.RequestWithContext(within, subjectStore(job, task), data)
 	switch {
-	case errors.Is(err, nats.ErrNoResponders):
+	case errors.Is(err, nats.ErrNoResponders), err != nil && ctx.Err() == nil && within.Err() != nil:
 		b.crowd.nobody(time.Now())
 		return ErrNobody
 	case err != nil:

@@ -16,7 +16,8 @@ import (
 
 // Truth is what a run without cluster gives.
 type Truth struct {
-	// Sums are those of the batches, by model and number; see [SumBatch].
+	// Sums are those of the batches, by model and number; see [SumBatch]. Models of small
+	// tasks have theirs under what their names begin with.
 	Sums map[string]map[int]string
 	// BadModels fail with every batch; BadBatches, by data set, fail with every model.
 	BadModels  map[string]bool
@@ -109,6 +110,9 @@ func (c *Checker) Event(e *Event) error {
 		c.progress(e)
 	case WhatSeen:
 		c.seen[place{e.Job, e.Task}] = e.Sum
+		if e.Group != "" {
+			c.v.Grouped++
+		}
 	case WhatLease:
 		c.lease.write(e, c.header)
 	case WhatStored:
@@ -221,7 +225,7 @@ func (c *Checker) result(e *Event) {
 			c.v.find(DoubledBatch, e.Job, batch, "in task %d", e.Task)
 		}
 		j.batches[batch] = true
-		switch want := c.truth.Sums[doc.Model][batch]; {
+		switch want := c.truth.sums(doc.Model)[batch]; {
 		case c.truth.BadModels[doc.Model] || c.truth.BadBatches[doc.Data][batch]:
 			c.v.find(WrongFailure, e.Job, batch, "it has a result and can't have one")
 		case sum != want:

@@ -75,6 +75,8 @@ type Event struct {
 	Node string   `json:"node,omitempty"`
 	Sum  string   `json:"sum,omitempty"`
 	Sums []string `json:"sums,omitempty"`
+	// Group names the durable write that a result was seen to share with others.
+	Group string `json:"group,omitempty"`
 
 	// Of the lease: who holds it, in which life of its bucket, and whether it was
 	// given up. Written is the server's time.

@@ -13,6 +13,7 @@ import (
 	"idunno/broker"
 	"idunno/broker/wire"
 	"idunno/coordinator/client"
+	"idunno/objectstore"
 )
 
 const (
@@ -31,8 +32,10 @@ type load struct {
 	b       *broker.Broker
 	api     *client.Client
 	rec     *Recorder
+	files   *objectstore.Store
 	batches int // of the data set
-	numbers atomic.Int64
+	// numbers counts submissions, smalls the models of small tasks.
+	numbers, smalls atomic.Int64
 }
 
 // run has so many clients work until ctx ends.
@@ -42,7 +45,14 @@ func (l *load) run(ctx context.Context, clients int, seed uint64) {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(1+i)))
 			for ctx.Err() == nil {
-				l.job(ctx, rng, l.doc(rng))
+				doc, ok := wire.JobDoc{}, false
+				if rng.IntN(smallShare) == 0 {
+					doc, ok = l.smallDoc(ctx, rng)
+				}
+				if !ok {
+					doc = l.doc(rng)
+				}
+				l.job(ctx, rng, doc)
 				select {
 				case <-ctx.Done():
 				case <-time.After(time.Duration(rng.Int64N(int64(thinks)))):

@@ -44,7 +44,7 @@ func (o *observer) run(ctx context.Context) error {
 			return
 		}
 		if job, task, ok := broker.TaskOfResult(m.Subject); ok {
-			o.rec.Add(Event{What: WhatSeen, Job: job, Task: task, Sum: sumMessage(m.Data), Written: m.At})
+			o.rec.Add(Event{What: WhatSeen, Job: job, Task: task, Sum: sumMessage(m.Data), Written: m.At, Group: m.Group})
 		}
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"idunno/coordinator/cluster"
 	"idunno/models/dataset"
 	"idunno/models/zoo"
+	"idunno/objectstore"
 )
 
 // Config says what cluster to hurt, and how.
@@ -184,8 +185,11 @@ func (r *runner) cleanRun(ctx context.Context) error {
 	for _, batch := range holes() {
 		r.truth.BadBatches[holedData][batch] = true
 	}
+	all := map[string][]byte{smallModels: smallModel(smallModels)}
 	for _, name := range zoo.Names() {
-		onnx, _ := zoo.Model(name)
+		all[name], _ = zoo.Model(name)
+	}
+	for name, onnx := range all {
 		alone, err := cluster.RunAlone(ctx, onnx, set, cluster.BatchSize, 1, r.batches, runtime.NumCPU(), nil)
 		if err != nil {
 			return fmt.Errorf("compute in a single process: %w", err)
@@ -238,7 +242,7 @@ func (r *runner) hurt(ctx context.Context) error {
 	defer outside.Close()
 	r.rec.Add(Event{What: WhatRun, Plan: &Header{Schema: 1, Seed: r.Seed, Duration: r.Duration, Kinds: r.Kinds, Workers: r.Workers,
 		Coordinators: r.Coordinators, Servers: r.Servers, LeaseTTL: broker.LeaseTTL}})
-	if err := r.strike(ctx, outside); err != nil {
+	if err := r.strike(ctx, outside, files); err != nil {
 		return err
 	}
 	r.say("reading the store")
@@ -250,7 +254,7 @@ func (r *runner) hurt(ctx context.Context) error {
 
 // strike runs load, faults and observers together, and then waits until all jobs
 // have ended.
-func (r *runner) strike(ctx context.Context, outside *broker.Broker) error {
+func (r *runner) strike(ctx context.Context, outside *broker.Broker, files *objectstore.Store) error {
 	observing, stopObserving := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
@@ -259,7 +263,7 @@ func (r *runner) strike(ctx context.Context, outside *broker.Broker) error {
 	failed := make(chan error, 1)
 	watchers.Go(func() { failed <- o.run(observing) })
 
-	l := &load{b: r.local.Broker(), api: client.New(r.local.Broker()), rec: r.rec, batches: r.batches}
+	l := &load{b: r.local.Broker(), api: client.New(r.local.Broker()), rec: r.rec, files: files, batches: r.batches}
 	s := &striker{local: r.local, proxies: r.proxies, rec: r.rec, leads: o.leads, load: l, say: r.say}
 	watchers.Go(func() { s.revive(observing) })
 	loading, stopLoad := context.WithCancel(ctx)

@@ -76,6 +76,8 @@ type Verdict struct {
 	Batches int `json:"batches"`
 	Results int `json:"results"`
 	Failed  int `json:"failed"`
+	// Grouped results were seen to share a durable write with others.
+	Grouped int `json:"grouped"`
 	// Terms are the terms of leadership that were seen.
 	Terms int `json:"terms"`
 	// Pauses are the longest ones, After the longest in the wake of each fault, by kind.

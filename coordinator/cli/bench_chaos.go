@@ -161,8 +161,8 @@ func printChaos(w io.Writer, d *bench.Document) {
 	fmt.Fprintf(w, "\nseed %d: %d faults (%s), %d found nothing to hit\n", v.Seed, v.Total(), strings.Join(kinds, ", "), v.Skipped)
 	fmt.Fprintf(w, "%s jobs (%d cancelled, %d poisoned); submissions: %d accepted, %d refused, %d without an answer\n",
 		render.Count(int64(v.Jobs)), v.Cancelled, v.Poisoned, v.Accepted, v.Refused, v.Unknown)
-	fmt.Fprintf(w, "%s batches in %s results, %d failed as they had to; %d terms of leadership\n",
-		render.Count(int64(v.Batches)), render.Count(int64(v.Results)), v.Failed, v.Terms)
+	fmt.Fprintf(w, "%s batches in %s results (%s were seen to share a durable write), %d failed as they had to; %d terms of leadership\n",
+		render.Count(int64(v.Batches)), render.Count(int64(v.Results)), render.Count(int64(v.Grouped)), v.Failed, v.Terms)
 	var pauses []string
 	for _, p := range v.Pauses {
 		pauses = append(pauses, fmt.Sprintf("%s at %s", render.Duration(p.Long), render.Duration(p.At)))

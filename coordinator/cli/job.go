@@ -54,6 +54,7 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
 	}
 	if r != nil {
+		model, data := versionNotes(r)
 		add("job", "%d", r.Job)
 		add("state", "%s", stateWord(r.State))
 		if r.Reason != "" {
@@ -65,7 +66,7 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		if r.Doc.Training() {
 			add("train", "%s, %d epochs, seed %d", r.Doc.Train, r.Doc.Epochs, r.Doc.Seed)
 		} else if r.Doc.Model != "" {
-			add("model", "%s%s", r.Doc.Model, versionNote(r.ModelVersion, r.ModelDigest))
+			add("model", "%s%s", r.Doc.Model, model)
 			count := int64(r.Batches())
 			if r.Doc.Forever && r.Retry == nil {
 				count = int64(r.RoundBatches())
@@ -80,7 +81,7 @@ func (a *app) printRecord(r *wire.JobRecord, s *wire.JobStats) {
 		}
 		addTerms(add, r)
 		if r.Doc.Data != "" {
-			add("data", "%s%s", r.Doc.Data, versionNote(r.DataVersion, r.DataDigest))
+			add("data", "%s%s", r.Doc.Data, data)
 		}
 		add("submitted", "%s", render.Time(r.Submitted))
 		if !r.Ended.IsZero() {
@@ -158,4 +159,14 @@ func versionNote(version int, digest string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (version %d, %.12s)", version, digest)
+}
+
+// versionNotes are those of a job's model and data. Where they are looked up when the
+// job starts there is nothing to tell before.
+func versionNotes(r *wire.JobRecord) (model, data string) {
+	if r.NamesOpen() {
+		const open = " (what it is when the job starts)"
+		return open, open
+	}
+	return versionNote(r.ModelVersion, r.ModelDigest), versionNote(r.DataVersion, r.DataDigest)
 }

@@ -6,7 +6,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +19,9 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
+	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
+	"idunno/models/zoo"
 )
 
 // pause waits for the end of a job and returns the longest time, from since on, in
@@ -75,19 +82,133 @@ func (e *endToEnd) restart(names ...string) {
 	}
 }
 
+// smallRounds times the batches of a job are the tasks of a small one.
+const smallRounds = 3
+
+// small submits a job of many tasks of a batch each: its model is mlp under a digest
+// that nobody has experience with. Their results come in groups.
+func (e *endToEnd) small(batches, number int) uint64 {
+	e.t.Helper()
+	store, err := cluster.OpenStore(e.ctx, e.l.Broker())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	name := "small-" + strconv.Itoa(number)
+	const docString = 6<<3 | 2 // a field of the model that says nothing to the engine
+	if _, err := cluster.StoreModel(e.ctx, store, name, slices.Concat(zoo.MLP(), []byte{docString, byte(len(name))}, []byte(name))); err != nil {
+		e.t.Fatal(err)
+	}
+	var s client.Submitted
+	eventually(e.t, e.ctx, "the new model is found", func() bool { // the copy that is asked may be a moment behind
+		s, err = e.api.Submit(e.ctx, fmt.Appendf(nil, `{"model":%q,"from":1,"to":%d,"rounds":%d}`, name, batches, smallRounds))
+		var refusal *wire.Error
+		if err != nil && !errors.As(err, &refusal) {
+			e.t.Fatal(err)
+		}
+		return err == nil
+	})
+	return s.Job
+}
+
+// ledger is what was seen to be stored: the place of each task's result, and how many
+// of a job shared a durable write.
+type ledger struct {
+	mu     sync.Mutex
+	places map[string]uint64
+	shared map[uint64]int
+}
+
+// watch has the ledger kept from now on.
+func (e *endToEnd) watch(l *ledger) (stop func()) {
+	e.t.Helper()
+	stop, err := e.l.Broker().FollowResults(e.ctx, 1, func(_ context.Context, m *broker.Stored) {
+		if m == nil {
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		switch at, ok := l.places[m.Subject]; {
+		case ok && at != m.Seq:
+			e.t.Errorf("%s was stored at place %d, then at %d: the first result was lost", m.Subject, at, m.Seq)
+		case !ok && m.Group != "":
+			job, _, _ := broker.TaskOfResult(m.Subject)
+			l.shared[job]++
+		}
+		l.places[m.Subject] = m.Seq
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return stop
+}
+
+// undecided stores a result with a leader whose other servers are frozen, so that it can't
+// be stored. The leader refuses a second one for the sake of the first; whoever stores it
+// must not take that for a stored result.
+func (e *endToEnd) undecided() {
+	e.t.Helper()
+	const job = 1 << 40 // there is no such job
+	brokers := e.l.Names(wire.RoleBroker)
+	layout, err := e.l.Broker().Layout(e.ctx)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	leader := slices.Index(brokers, layout.Busy())
+	b, err := broker.Connect(e.ctx, broker.Config{Servers: strings.Split(e.l.URL(), ",")[leader], StoreAlone: true})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer b.Close()
+	others := slices.Delete(slices.Clone(brokers), leader, leader+1)
+	signal := func(s os.Signal) {
+		for _, name := range others {
+			if _, err := e.l.Signal(name, s); err != nil {
+				e.t.Fatal(err)
+			}
+		}
+	}
+	store := func() error {
+		ctx, cancel := context.WithTimeout(e.ctx, 500*time.Millisecond)
+		defer cancel()
+		return b.StoreResult(ctx, job, 1, []byte("undecided"))
+	}
+	signal(cluster.SignalStop)
+	for range 2 {
+		if err := store(); err == nil || errors.Is(err, broker.ErrExists) {
+			e.t.Errorf("a result that one of three servers has is taken for stored: %v", err)
+		}
+	}
+	signal(cluster.SignalContinue)
+	eventually(e.t, e.ctx, "the result is stored", func() bool { err := store(); return err == nil || errors.Is(err, broker.ErrExists) })
+	eventually(e.t, e.ctx, "every copy has it", func() bool { has, err := b.HasResult(e.ctx, job, 1); return err == nil && has })
+}
+
 // Servers die under load, one, two and all of them, and come back. No job is lost,
-// and each has the results of a clean run, byte for byte.
+// and each has the results of a clean run, byte for byte: one of tasks of usual size,
+// and one of many small ones, whose results share durable writes.
 func TestServersDie(t *testing.T) {
 	const batches = 200
 	e := &endToEnd{t: t, ctx: testContext(t), store: t.TempDir(), servers: 3, log: t.Output()}
 	e.start()
 	defer func() { e.l.Stop() }()
 	e.settled()
+	e.undecided()
+	e.settled()
 	first := e.submit(batches)
 	clean := e.results(first)
 	if lines := bytes.Count(clean, []byte("\n")); lines != 100*batches {
 		t.Fatalf("%d lines for %d images", lines, 100*batches)
 	}
+	stored := &ledger{places: make(map[string]uint64), shared: make(map[uint64]int)}
+	unwatch := e.watch(stored)
+	defer func() { unwatch() }()
+	smalls := []uint64{e.small(batches, 0)}
+	smallClean := e.results(smalls[0])
+	if lines := bytes.Count(smallClean, []byte("\n")); lines != smallRounds*100*batches {
+		t.Fatalf("%d lines for %d images, %d times", lines, 100*batches, smallRounds)
+	}
+	// along submits a small job, whose results are compared at the end.
+	along := func() { smalls = append(smalls, e.small(batches, len(smalls))) }
 	brokers := e.l.Names(wire.RoleBroker)
 	// busy brings the server that running jobs need most to the front.
 	busy := func() []string {
@@ -109,6 +230,7 @@ func TestServersDie(t *testing.T) {
 	} {
 		var killed time.Time
 		names := c.kill()
+		along()
 		job := e.strike(batches, func() {
 			killed = time.Now()
 			e.kill(names...)
@@ -135,20 +257,37 @@ func TestServersDie(t *testing.T) {
 		e.settled()
 	}
 
+	along()
 	job := e.strike(batches, func() {
 		for _, role := range []wire.Role{wire.RoleBroker, wire.RoleCoordinator, wire.RoleWorker} {
 			e.kill(e.l.Names(role)...)
 		}
 	})
+	unwatch()
 	e.l.Stop()
 	began := time.Now()
 	e.start()
+	unwatch = e.watch(stored)
 	t.Logf("all processes killed: started again in %.1f s", time.Since(began).Seconds())
 	if !bytes.Equal(e.results(job), clean) {
 		t.Errorf("the results of job %d differ from a clean run after everything was killed", job)
 	}
 	if !bytes.Equal(e.results(first), clean) {
 		t.Error("a finished job has other results after everything was killed")
+	}
+	for _, job := range smalls {
+		if !bytes.Equal(e.results(job), smallClean) {
+			t.Errorf("the results of job %d, of small tasks, differ from a clean run", job)
+		}
+	}
+	unwatch()
+	t.Logf("results of small tasks that shared a durable write: %v", stored.shared)
+	shared := 0
+	for _, n := range stored.shared {
+		shared += n
+	}
+	if shared == 0 {
+		t.Error("no result shared a durable write")
 	}
 }
 
