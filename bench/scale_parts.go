@@ -183,7 +183,7 @@ func (s *scale) takeover(ctx context.Context) error {
 			return err
 		}
 		s.Progress.tell("takeover: a job with %d finished tasks", size)
-		_, err = s.reaches(ctx, job, func(r *wire.JobReply) bool { return r.Stats.Batches >= int64(size) })
+		_, err = s.reaches(ctx, job, reachedPoll, func(r *wire.JobReply) bool { return r.Stats.Batches >= int64(size) })
 		if stopped := k.dismiss(); err == nil {
 			err = stopped
 		}
@@ -250,7 +250,7 @@ func (s *scale) coldStart(ctx context.Context, job nullJob, done int64) (time.Du
 	if err := s.local.Restart(ctx, leader); err != nil {
 		return 0, err
 	}
-	r, err := s.reaches(ctx, job, func(*wire.JobReply) bool { return true })
+	r, err := s.reaches(ctx, job, reachedPoll, func(*wire.JobReply) bool { return true })
 	took := time.Since(began)
 	if err == nil && r.Stats.Batches != done {
 		s.d.Counts.Differing++
@@ -286,7 +286,7 @@ func (s *scale) queue(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if _, err := s.reaches(ctx, nullJob{number: uint64(s.Jobs)}, func(*wire.JobReply) bool { return true }); err != nil {
+	if _, err := s.reaches(ctx, nullJob{number: uint64(s.Jobs)}, reachedPoll, func(*wire.JobReply) bool { return true }); err != nil {
 		return err
 	}
 	took := time.Since(began)

@@ -41,8 +41,8 @@ const (
 	groupWait = 5 * time.Second
 	// groupGather is how long after a batch others are waited for, until there are
 	// groupEnough: one costs about 2 ms of computing, and 20 µs more for each result.
-	groupGather = 40 * time.Millisecond
-	groupEnough = 256
+	groupGather = 30 * time.Millisecond
+	groupEnough = 128
 	// groupPause is how long nothing is grouped after the server refused a batch for
 	// another reason than a result in it.
 	groupPause = 5 * time.Second

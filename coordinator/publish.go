@@ -52,7 +52,7 @@ func (l *leader) publish(ctx context.Context, j *sched.Job) {
 // What a worker holds at most: results that it has yet to store, and some tasks for each
 // slot.
 const (
-	heldByWorker = 512
+	heldByWorker = 256
 	heldBySlot   = 8
 )
 

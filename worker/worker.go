@@ -89,7 +89,7 @@ const (
 	MostAttempts = wire.MaxTried - 4
 	// storingMost is how many results may wait to be stored at least: those that wait
 	// together take one write. A larger one takes a place more for each storingBytes.
-	storingMost  = 512
+	storingMost  = 256
 	storingBytes = 64 << 10
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
@@ -197,7 +197,7 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(cfg.Name, cfg.Slots),
 		status: newStatus(), tally: newTally(), link: link, ready: newLine(inHand), tokens: make(chan struct{}, inHand),
 		places: semaphore.NewWeighted(int64(max(inHand, storingMost))), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
-		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now()}
+		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now(), lookGap: idlePoll}
 	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
 	return w, nil
 }
@@ -228,8 +228,10 @@ type worker struct {
 	urgent            chan *held
 	taking            takings
 	storing           sync.WaitGroup
-	// looked is when the queues that had nothing were last looked at, kept by who pulls.
-	looked time.Time
+	// looked is when the queues that had nothing were last looked at, lookGap how often
+	// that is done, kept by who pulls.
+	looked  time.Time
+	lookGap time.Duration
 	// brisk says that the last task was a short one.
 	brisk   atomic.Bool
 	started time.Time
