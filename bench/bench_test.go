@@ -211,7 +211,7 @@ func TestFairness(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := names(d.Results, func(r bench.Result) string { return r.Name }), []string{"rate_gap_percent", "rate_gap_percent/jobs3",
-		"rate_gap_percent/jobs5", "rate_gap_percent/weighted", "second_job_first_task", "refair_after_join", "refair_after_kill"}; !slices.Equal(got, want) {
+		"rate_gap_percent/jobs5", "rate_gap_percent/weighted", "second_job_first_task", "refair_after_join", "joined_gap_percent", "refair_after_kill"}; !slices.Equal(got, want) {
 		t.Errorf("results %v, want %v", got, want)
 	}
 	if len(d.Ratios) != 1 || d.Ratios[0].Name != "jobs5_to_job1_throughput" || d.Ratios[0].Value <= 0 {

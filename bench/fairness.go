@@ -85,6 +85,8 @@ func mixes() []mix {
 //	rate_gap_percent/weighted  three jobs with weights 1, 2 and 4, rates divided by weight
 //	second_job_first_task      submission of a job beside a running one until its first task begins
 //	refair_after_join          the same until the rates of both, over a second, are within 10 percent
+//	joined_gap_percent         how far they lie apart over the second that ends two after the submission,
+//	                           whether or not they were equal before
 //	refair_after_kill          SIGKILL of a worker until the rates of two jobs, over a second, are
 //
 // Times until rates are fair are a second at least: that is the window. The ratio
@@ -328,6 +330,7 @@ const (
 func (f *fairness) joins(ctx context.Context) error {
 	first := newSample("second_job_first_task", "ms", 1000)
 	fair := newSample("refair_after_join", "ms", 1000)
+	gap := newSample("joined_gap_percent", "%", 1000)
 	var base []share
 	var stop func() error
 	for n := range f.Joins {
@@ -342,45 +345,57 @@ func (f *fairness) joins(ctx context.Context) error {
 				return err
 			}
 		}
-		began, equal, err := f.join(ctx, base[0], []string{"mlp", "cnn"}[n%2])
+		j, err := f.join(ctx, base[0], []string{"mlp", "cnn"}[n%2])
 		if err != nil {
 			return errors.Join(err, stop())
 		}
-		first.add(ms(began))
-		fair.add(ms(equal))
-		f.Progress.tell("join %d of %d: first task after %v, rates within %d %% after %v", n+1, f.Joins, began, fairGap, equal)
+		first.add(ms(j.began))
+		fair.add(ms(j.equal))
+		gap.add(j.gap)
+		f.Progress.tell("join %d of %d: first task after %v, rates within %d %% after %v, %.1f %% apart at two seconds", n+1, f.Joins, j.began, fairGap, j.equal, j.gap)
 	}
-	f.d.Results = append(f.d.Results, first.result(), fair.result())
+	f.d.Results = append(f.d.Results, first.result(), fair.result(), gap.result())
 	return stop()
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
+// joined is how a second job got its share.
+type joined struct {
+	// began is the time until its first task began, equal that until rates were, gap how
+	// far they lay apart in the end.
+	began, equal time.Duration
+	gap          float64
+}
+
 // join has a second job come and go.
-func (f *fairness) join(ctx context.Context, base share, model string) (began, equal time.Duration, err error) {
+func (f *fairness) join(ctx context.Context, base share, model string) (j joined, err error) {
 	if err := pause(ctx, time.Duration(f.rng.Int64N(int64(calm)))); err != nil {
-		return 0, 0, err
+		return j, err
 	}
 	at := time.Now()
 	job, err := f.submit(ctx, model, 1, 0)
 	if err != nil {
-		return 0, 0, err
+		return j, err
 	}
-	start, err := f.began(ctx, job)
-	if err != nil {
-		return 0, 0, err
+	if _, err := f.began(ctx, job); err != nil {
+		return j, err
 	}
-	equal, err = f.untilFair(ctx, []share{base, {job, 1}}, at, joinSpan)
-	if err != nil {
-		return 0, 0, err
+	both := []share{base, {job, 1}}
+	if j.equal, err = f.untilFair(ctx, both, at, joinSpan); err != nil {
+		return j, err
 	}
-	return start.Sub(at), equal, f.cancel(ctx, job)
+	// The first result that was stored need not be that of the task that began first.
+	j.began = f.rates.began(job).Sub(at)
+	j.gap = f.rates.gap(both, at.Add(joinLeast-fairWindow), at.Add(joinLeast))
+	return j, f.cancel(ctx, job)
 }
 
 // untilFair waits until the rates of jobs are equal, and returns the time from at on
 // until they were, or span.
 func (f *fairness) untilFair(ctx context.Context, jobs []share, at time.Time, span time.Duration) (time.Duration, error) {
-	if err := pause(ctx, joinLeast-time.Since(at)); err != nil {
+	// Results take a moment to get here.
+	if err := pause(ctx, joinLeast+5*fairStep-time.Since(at)); err != nil {
 		return 0, err
 	}
 	for {

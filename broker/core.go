@@ -159,6 +159,8 @@ type Stored struct {
 	// Group names the durable write that it shared with others, "" when it had one
 	// of its own.
 	Group string
+	// removed says that it is the end of a key.
+	removed bool
 }
 
 // Message is one that isn't stored.

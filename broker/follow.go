@@ -278,7 +278,7 @@ func (b *Broker) nextMessage(ctx context.Context, stream, subject string, from u
 	}
 	// Headers that can't be read are anybody's: they say nothing of a group.
 	headers, _ := nats.DecodeHeadersMsg(m.Headers)
-	return &Stored{Seq: m.Seq, At: m.At, Subject: m.Subject, Data: m.Data, Group: headers.Get(headerBatch)}, nil
+	return &Stored{Seq: m.Seq, At: m.At, Subject: m.Subject, Data: m.Data, Group: headers.Get(headerBatch), removed: headers.Get(headerOperation) != ""}, nil
 }
 
 // caughtUp says, once, that what was stored is through.

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -132,5 +133,31 @@ func TestReadersPassOverWhatWasDropped(t *testing.T) {
 	expect(broker.SubjectResult(3, 1) + " 1")
 	if len(got) != 0 {
 		t.Errorf("%d messages too many", len(got))
+	}
+}
+
+// Reading ends with what there was at its beginning, however many results come
+// meanwhile.
+func TestReadingARunningJobEnds(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	stored := 0
+	store := func() error {
+		stored++
+		return b.StoreResult(ctx, 1, stored, []byte("x"))
+	}
+	for range 20 {
+		if err := store(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := 0
+	err := b.JobResults(ctx, 1, func(*broker.Stored) (bool, error) {
+		if read++; read > 200 {
+			return false, errors.New("it goes on for ever")
+		}
+		return true, store()
+	})
+	if err != nil || read < 20 {
+		t.Errorf("%d results read of %d: %v", read, stored, err)
 	}
 }

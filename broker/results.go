@@ -11,9 +11,11 @@ import (
 
 const (
 	// readFirst is how many results a reader asks for at first, readBytes about how many
-	// bytes of them later: they may be of any size up to a message's.
+	// bytes of them later, in readMost results at most: they may be of any size up to a
+	// message's, and a job may have a million small ones.
 	readFirst = 16
 	readBytes = 8 << 20
+	readMost  = 4096
 )
 
 // ReadResults calls fn for every stored result of a job, in the order stored,
@@ -26,17 +28,22 @@ func (b *Broker) ReadResults(ctx context.Context, job uint64, fn func(subject st
 //
 // Most are read through a consumer, which may be on a server whose copy has fallen
 // behind, or that dies; whatever it doesn't bring is asked of the leader, whose word
-// it is that there are no more.
+// it is that there are no more. What is stored after the beginning may be left out, so
+// that reading ends however many results come meanwhile.
 func (b *Broker) JobResults(ctx context.Context, job uint64, fn func(*Stored) (more bool, err error)) error {
 	stream, err := b.Results(ctx)
 	if err != nil {
 		return fmt.Errorf("open results: %w", err)
 	}
+	last, err := b.LastResult(ctx)
+	if err != nil {
+		return err
+	}
 	next, more, err := readThrough(ctx, stream, resultsOf(job), fn)
-	for more && err == nil {
+	for more && err == nil && next <= last {
 		var m *Stored
 		m, err = b.nextMessage(ctx, streamResults, resultsOf(job), next)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Seq > last {
 			return nil
 		}
 		if err == nil {
@@ -72,7 +79,7 @@ func readThrough(ctx context.Context, stream jetstream.Stream, subject string, f
 	ahead, bytes := readFirst, uint64(0)
 	for left, delivered := info.NumPending, uint64(0); left > 0; {
 		if delivered > 0 { // so many as are about readBytes
-			ahead = int(min(max(readBytes*delivered/(bytes+1), 1), readAhead))
+			ahead = int(min(max(readBytes*delivered/(bytes+1), 1), readMost))
 		}
 		within, cancel := context.WithTimeout(ctx, pullExpiry)
 		batch, err := consumer.Fetch(int(min(left, uint64(ahead))), jetstream.FetchContext(within), jetstream.FetchHeartbeat(pullBeat))

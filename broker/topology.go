@@ -34,6 +34,7 @@ const (
 	streamLease = "KV_" + bucketLease
 	streamState = "KV_" + bucketState
 	streamFiles = "KV_" + bucketFiles
+	prefixFiles = "$KV." + bucketFiles + "."
 	// apiStepDown is where a stream's leader is asked to hand over, apiStepDownQueue
 	// where a queue's is.
 	apiStepDown      = "$JS.API.STREAM.LEADER.STEPDOWN."
@@ -310,7 +311,7 @@ func (b *Broker) Files(ctx context.Context) (Objects, jetstream.KeyValue, error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bucket %s: %w", bucketObjects, err)
 	}
-	return &objectBucket{objects, stream, b.JS}, index, nil
+	return &objectBucket{objects, stream, b.JS}, &leaderReads{index, b, streamFiles, prefixFiles}, nil
 }
 
 // objectBucket is an [Objects] on an object store.

@@ -160,11 +160,6 @@ func (l *leader) freeze(ctx context.Context, job uint64, at time.Time, p []byte)
 		rec.DuplicateOf = owner
 		return reject(&wire.Error{Message: fmt.Sprintf("job %d has the id %q already; it isn't run again", owner, doc.ID)})
 	}
-	last, err := l.Broker.LastResult(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rec.ResultsFrom = last + 1
 	return rec, nil
 }
 
@@ -199,6 +194,9 @@ func (r *resolved) freeze(rec *wire.JobRecord) {
 func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	if rec.Job <= l.last {
 		return nil // admitted before
+	}
+	if rec.State != wire.StateRejected {
+		rec.ResultsFrom = l.firstResult()
 	}
 	if rec.State != wire.StateRejected && rec.Retry == nil {
 		l.taskSize(rec)

@@ -79,7 +79,7 @@ func (r *rig) coordinatorOn(b *broker.Broker, name string) (stop func()) {
 
 // coordinatorWith is coordinator with a configuration, whose connection it closes.
 func (r *rig) coordinatorWith(cfg coordinator.Config) (stop func()) {
-	b, name := cfg.Broker.(*broker.Broker), cfg.Name
+	b, name := cfg.Broker.(interface{ Close() }), cfg.Name
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
 	go func() { done <- coordinator.Run(ctx, cfg) }()

@@ -69,6 +69,8 @@ type ledger struct {
 	// results is the place of the last result taken in. A standby reads records
 	// and results side by side: early ones wait for their job's record.
 	results uint64
+	// newest is the place of the last result that there was when a reader began.
+	newest  uint64
 	early   map[uint64][]early
 	waiting int
 	// folds are the checkpoints of unfinished jobs.
@@ -249,6 +251,7 @@ func (g *ledger) earliest() uint64 {
 // last one taken in, or where the oldest unfinished job begins or has a checkpoint. newest is the
 // place of the last result there is. A job that waits and has never run has none.
 func (g *ledger) readFrom(newest uint64) uint64 {
+	g.newest = max(g.newest, newest)
 	from := newest + 1
 	if g.results > 0 {
 		from = min(from, g.results+1)
@@ -266,6 +269,11 @@ func (g *ledger) readFrom(newest uint64) uint64 {
 	}
 	return max(from, 1)
 }
+
+// firstResult is the first place that a result of a job can have that hasn't run yet. The
+// stream itself isn't asked: it answers only between two results that it makes durable,
+// and a job that has come shall not wait for those of others.
+func (g *ledger) firstResult() uint64 { return max(g.results, g.newest) + 1 }
 
 // unfinished lists the jobs that run, those that wait and those that are paused, by
 // number.

@@ -118,7 +118,7 @@ func (l *leader) change(ctx context.Context, j *sched.Job, state wire.State) err
 	rec.State = state
 	if state == wire.StateRunning && rec.Started.IsZero() {
 		// It has no result before this moment, however long it has waited.
-		rec.Started, rec.ResultsFrom = time.Now(), max(rec.ResultsFrom, l.results+1)
+		rec.Started, rec.ResultsFrom = time.Now(), max(rec.ResultsFrom, l.firstResult())
 	}
 	if err := l.write(ctx, &rec); err != nil {
 		return err

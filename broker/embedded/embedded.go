@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,7 +117,7 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Log {
 		srv.ConfigureLogger()
 	}
-	srv.Start()
+	startServer(srv)
 	if !srv.ReadyForConnections(readyWait) {
 		srv.Shutdown()
 		srv.WaitForShutdown()
@@ -235,4 +236,24 @@ func (s *Server) Stop() {
 	<-s.looked
 	s.srv.Shutdown()
 	s.srv.WaitForShutdown()
+}
+
+// apiWorkers is how many requests about streams and consumers a server works on at a
+// time. It takes as many as there are processors when it starts. On two that is too
+// few: a request waits while its stream makes a message durable, and two of those hold
+// up everything else, a new job's queue too.
+const apiWorkers = 16
+
+// starting lets one server of a process start at a time.
+var starting sync.Mutex
+
+// startServer starts a server as if there were apiWorkers processors.
+func startServer(srv *server.Server) {
+	starting.Lock()
+	defer starting.Unlock()
+	if was := runtime.GOMAXPROCS(0); was < apiWorkers {
+		runtime.GOMAXPROCS(apiWorkers)
+		defer runtime.GOMAXPROCS(was)
+	}
+	srv.Start()
 }

@@ -19,7 +19,6 @@ import (
 
 	"idunno/broker"
 	"idunno/broker/wire"
-	"idunno/coordinator/client"
 	"idunno/coordinator/cluster"
 	"idunno/models/zoo"
 )
@@ -98,15 +97,10 @@ func (e *endToEnd) small(batches, number int) uint64 {
 	if _, err := cluster.StoreModel(e.ctx, store, name, slices.Concat(zoo.MLP(), []byte{docString, byte(len(name))}, []byte(name))); err != nil {
 		e.t.Fatal(err)
 	}
-	var s client.Submitted
-	eventually(e.t, e.ctx, "the new model is found", func() bool { // the copy that is asked may be a moment behind
-		s, err = e.api.Submit(e.ctx, fmt.Appendf(nil, `{"model":%q,"from":1,"to":%d,"rounds":%d}`, name, batches, smallRounds))
-		var refusal *wire.Error
-		if err != nil && !errors.As(err, &refusal) {
-			e.t.Fatal(err)
-		}
-		return err == nil
-	})
+	s, err := e.api.Submit(e.ctx, fmt.Appendf(nil, `{"model":%q,"from":1,"to":%d,"rounds":%d}`, name, batches, smallRounds))
+	if err != nil {
+		e.t.Fatal(err)
+	}
 	return s.Job
 }
 

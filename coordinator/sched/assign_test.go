@@ -144,6 +144,17 @@ func TestPaceOfAJobThatJoins(t *testing.T) {
 	}
 }
 
+// A job that has no results at all is behind before long.
+func TestPaceOfAJobWithoutResults(t *testing.T) {
+	p := NewPace()
+	for look := range paceMost + 3 {
+		leads := p.Look([]Runner{{Job: 1, Done: 100 * float64(look), Task: 10, Slots: 2}, {Job: 2, Task: 10, Slots: 2}})
+		if told := len(leads) > 0; told != (look > paceMost) {
+			t.Errorf("look %d: leads %v", look, leads)
+		}
+	}
+}
+
 func TestPaceForgetsWhatCannotBeMadeUpFor(t *testing.T) {
 	p := NewPace()
 	var leads int

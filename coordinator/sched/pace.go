@@ -16,8 +16,10 @@ type pacer struct {
 	// done is what was done when last looked, ahead how far the job is before the mean.
 	done, ahead float64
 	// begun says that results have come since it joined. Until then it isn't behind: the
-	// others' results are those of tasks that were in hand when it came.
-	begun bool
+	// others' results are those of tasks that were in hand when it came. waited counts
+	// the looks at which there was none yet.
+	begun  bool
+	waited int
 }
 
 // Runner is a running job as [Pace] sees it. Done and Task are divided by the job's
@@ -47,8 +49,8 @@ const (
 func NewPace() *Pace { return &Pace{jobs: make(map[uint64]*pacer)} }
 
 // Join begins to look at a job that has done so much already. One that Look sees first
-// joins then. It counts from its first result on, from where the others are at that
-// moment: what they did before is no lead.
+// joins then. It counts from its first result on, at the latest after [paceMost] looks,
+// from where the others are at that moment: what they did before is no lead.
 func (p *Pace) Join(job uint64, done float64) {
 	if p.jobs[job] == nil {
 		p.jobs[job] = &pacer{done: done}
@@ -78,8 +80,10 @@ func (p *Pace) Look(running []Runner) []wire.Lead {
 		case j.begun:
 			j.ahead += grown
 			step, mean, n = step+grown, mean+j.ahead, n+1
-		case grown > 0:
+		case grown > 0 || j.waited >= paceMost:
 			begin = append(begin, j)
+		default:
+			j.waited++
 		}
 	}
 	p.jobs = next
