@@ -57,7 +57,8 @@ func ScaleParts() []string {
 //
 //	dispatch    tasks a second of one batch each, durable results included; paired with nats.go that
 //	            moves the same messages in the same server: dispatch_to_jetstream is against the better
-//	            of a write for each result and of batches of them, the ratios behind it against each
+//	            of a write for each result and of batches of them, the ratios behind it against each;
+//	            dispatch_cpu: CPU time for a task of broker, coordinator and workers
 //	long        coordinator_mib: the most memory the coordinator had after a job of a million batches;
 //	            its CPU time for a million batches; every prediction compared with that of the model alone
 //	takeover    from the start of a coordinator's process to its answer with all results of a running

@@ -132,11 +132,18 @@ func (s *scale) submitDoc(ctx context.Context, doc wire.JobDoc) (nullJob, error)
 
 // ended waits for a job's end and returns its record and statistics.
 func (s *scale) ended(ctx context.Context, job nullJob) (*wire.JobReply, error) {
-	return s.reaches(ctx, job, func(r *wire.JobReply) bool { return r.Record.State.Ended() })
+	return s.reaches(ctx, job, endedPoll, func(r *wire.JobReply) bool { return r.Record.State.Ended() })
 }
 
+// How often a job is asked about: seldom while it shall not be disturbed, for the answer
+// adds up what all workers have done.
+const (
+	endedPoll   = 250 * time.Millisecond
+	reachedPoll = 50 * time.Millisecond
+)
+
 // reaches waits until a job is where it shall be.
-func (s *scale) reaches(ctx context.Context, job nullJob, there func(*wire.JobReply) bool) (*wire.JobReply, error) {
+func (s *scale) reaches(ctx context.Context, job nullJob, every time.Duration, there func(*wire.JobReply) bool) (*wire.JobReply, error) {
 	for {
 		reply, err := s.api.Job(ctx, job.number)
 		switch {
@@ -152,7 +159,7 @@ func (s *scale) reaches(ctx context.Context, job nullJob, there func(*wire.JobRe
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 }

@@ -3,7 +3,9 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,10 +36,11 @@ func (s *scale) dispatch(ctx context.Context) (err error) {
 		}
 	}()
 	var ours, singles, grouped, toSingles, toGrouped, toBest []float64
+	costs := make(map[string][]float64)
 	// The first pair warms everything.
 	for i := range s.Pairs + 1 {
 		s.Progress.tell("dispatch: pair %d of %d", i, s.Pairs)
-		rate, err := s.dispatched(ctx)
+		rate, cost, err := s.dispatched(ctx)
 		if err != nil {
 			return err
 		}
@@ -49,9 +52,13 @@ func (s *scale) dispatch(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		s.Progress.tell("dispatch: %.0f tasks/s; nats.go alone: %.0f, in batches %.0f", rate, plain, batched)
+		s.Progress.tell("dispatch: %.0f tasks/s, %.0f µs of CPU time a task (broker %.0f, coordinator %.0f, workers %.0f); nats.go alone: %.0f, in batches %.0f",
+			rate, cost["broker"]+cost["coordinator"]+cost["workers"], cost["broker"], cost["coordinator"], cost["workers"], plain, batched)
 		if i == 0 {
 			continue
+		}
+		for name, c := range cost {
+			costs[name] = append(costs[name], c)
 		}
 		ours, singles, grouped = append(ours, rate), append(singles, plain), append(grouped, batched)
 		toSingles, toGrouped, toBest = append(toSingles, rate/plain), append(toGrouped, rate/batched), append(toBest, rate/max(plain, batched))
@@ -59,34 +66,46 @@ func (s *scale) dispatch(ctx context.Context) (err error) {
 	s.add("dispatch", "tasks/s", ours...)
 	s.add("jetstream", "tasks/s", singles...)
 	s.add("jetstream_batches", "tasks/s", grouped...)
+	for _, name := range slices.Sorted(maps.Keys(costs)) {
+		s.add("dispatch_cpu/"+name, "µs", costs[name]...)
+	}
 	s.d.Ratios = append(s.d.Ratios, Ratio{"dispatch_to_jetstream", median(toBest), s.Pairs},
 		Ratio{"dispatch_to_jetstream/singles", median(toSingles), s.Pairs}, Ratio{"dispatch_to_jetstream/batches", median(toGrouped), s.Pairs})
 	return nil
 }
 
 // dispatched runs one job and returns its tasks a second, from when the first could
-// be taken to the last stored result.
-func (s *scale) dispatched(ctx context.Context) (float64, error) {
+// be taken to the last stored result, and the CPU time that each took.
+func (s *scale) dispatched(ctx context.Context) (rate float64, cost map[string]float64, err error) {
 	job, err := s.submit(ctx, s.Tasks)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	return s.rateOf(ctx, job)
 }
 
-// rateOf is dispatched for a job that has been submitted.
-func (s *scale) rateOf(ctx context.Context, job nullJob) (float64, error) {
+// rateOf is dispatched for a job that has been submitted just now.
+func (s *scale) rateOf(ctx context.Context, job nullJob) (rate float64, cost map[string]float64, err error) {
+	before, err := s.spent()
+	if err != nil {
+		return 0, nil, err
+	}
 	reply, err := s.ended(ctx, job)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
+	}
+	after, err := s.spent()
+	if err != nil {
+		return 0, nil, err
 	}
 	if reply.Record.TaskSize != 1 {
-		return 0, fmt.Errorf("%w: they have %d", errTaskSize, reply.Record.TaskSize)
+		return 0, nil, fmt.Errorf("%w: they have %d", errTaskSize, reply.Record.TaskSize)
 	}
 	if err := s.check(ctx, job); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return float64(reply.Record.Tasks()) / reply.Stats.Last.Sub(reply.Record.Started).Seconds(), nil
+	tasks := reply.Record.Tasks()
+	return float64(tasks) / reply.Stats.Last.Sub(reply.Record.Started).Seconds(), after.each(before, tasks), nil
 }
 
 // long runs the long job, with tasks as they are planned.
@@ -164,7 +183,7 @@ func (s *scale) takeover(ctx context.Context) error {
 			return err
 		}
 		s.Progress.tell("takeover: a job with %d finished tasks", size)
-		_, err = s.reaches(ctx, job, func(r *wire.JobReply) bool { return r.Stats.Batches >= int64(size) })
+		_, err = s.reaches(ctx, job, reachedPoll, func(r *wire.JobReply) bool { return r.Stats.Batches >= int64(size) })
 		if stopped := k.dismiss(); err == nil {
 			err = stopped
 		}
@@ -231,7 +250,7 @@ func (s *scale) coldStart(ctx context.Context, job nullJob, done int64) (time.Du
 	if err := s.local.Restart(ctx, leader); err != nil {
 		return 0, err
 	}
-	r, err := s.reaches(ctx, job, func(*wire.JobReply) bool { return true })
+	r, err := s.reaches(ctx, job, reachedPoll, func(*wire.JobReply) bool { return true })
 	took := time.Since(began)
 	if err == nil && r.Stats.Batches != done {
 		s.d.Counts.Differing++
@@ -267,7 +286,7 @@ func (s *scale) queue(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if _, err := s.reaches(ctx, nullJob{number: uint64(s.Jobs)}, func(*wire.JobReply) bool { return true }); err != nil {
+	if _, err := s.reaches(ctx, nullJob{number: uint64(s.Jobs)}, reachedPoll, func(*wire.JobReply) bool { return true }); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -318,6 +337,10 @@ func (s *scale) workers(ctx context.Context) (err error) {
 		}
 	}()
 	joined := time.Since(began)
+	spentBefore, err := s.spent()
+	if err != nil {
+		return err
+	}
 	idle, err := s.usage()
 	if err != nil {
 		return err
@@ -328,6 +351,10 @@ func (s *scale) workers(ctx context.Context) (err error) {
 	case <-time.After(min(5*time.Second, time.Duration(s.Workers)*20*time.Millisecond)):
 	}
 	idled, err := s.usage()
+	if err != nil {
+		return err
+	}
+	spentIdle, err := s.spent()
 	if err != nil {
 		return err
 	}
@@ -344,7 +371,7 @@ func (s *scale) workers(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	rate, err := s.rateOf(ctx, job)
+	rate, cost, err := s.rateOf(ctx, job)
 	if err != nil {
 		return err
 	}
@@ -353,12 +380,19 @@ func (s *scale) workers(ctx context.Context) (err error) {
 		return err
 	}
 	n := fmt.Sprintf("/workers%d", s.Workers)
-	share := (idled.cpu - idle.cpu).Seconds() / idled.at.Sub(idle.at).Seconds()
+	span := idled.at.Sub(idle.at).Seconds()
+	share, brokerShare := (idled.cpu-idle.cpu).Seconds()/span, (spentIdle["broker"]-spentBefore["broker"]).Seconds()/span
 	s.add("joined"+n, "ms", joined.Seconds()*1000)
 	s.add("coordinator_mib"+n, "MiB", after.most)
 	s.add("coordinator_mib_idle"+n, "MiB", idled.mib-before.mib)
 	s.add("coordinator_core_share"+n, "cores", share)
+	s.add("broker_core_share"+n, "cores", brokerShare)
 	s.add("dispatch"+n, "tasks/s", rate)
-	s.Progress.tell("workers: joined within %.1f s; coordinator: %.0f MiB at most, %.2f cores when idle; %.0f tasks/s", joined.Seconds(), after.most, share, rate)
+	for _, name := range slices.Sorted(maps.Keys(cost)) {
+		s.add("dispatch_cpu/"+name+n, "µs", cost[name])
+	}
+	s.Progress.tell("workers: joined within %.1f s; coordinator: %.0f MiB at most, %.2f cores when idle, the broker %.2f, the workers %.2f",
+		joined.Seconds(), after.most, share, brokerShare, (spentIdle["workers"]-spentBefore["workers"]).Seconds()/span)
+	s.Progress.tell("workers: %.0f tasks/s; CPU time a task: broker %.0f µs, coordinator %.0f, workers %.0f", rate, cost["broker"], cost["coordinator"], cost["workers"])
 	return nil
 }

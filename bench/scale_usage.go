@@ -7,7 +7,34 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"idunno/broker/wire"
 )
+
+// spent is the CPU time that the processes of a dispatch have taken: the broker, the
+// coordinator, and this one, in which the workers are.
+type spent map[string]time.Duration
+
+func (s *scale) spent() (spent, error) {
+	all := spent{}
+	for name, pid := range map[string]int{"broker": s.local.PID(s.local.Names(wire.RoleBroker)[0]), "coordinator": s.local.PID(leader), "workers": os.Getpid()} {
+		u, err := processUsage(pid)
+		if err != nil {
+			return nil, err
+		}
+		all[name] = u.cpu
+	}
+	return all, nil
+}
+
+// each is what was spent for each of n tasks since before, in microseconds.
+func (after spent) each(before spent, n int) map[string]float64 {
+	per := make(map[string]float64, len(after))
+	for name, cpu := range after {
+		per[name] = float64((cpu - before[name]).Microseconds()) / float64(n)
+	}
+	return per
+}
 
 // errNoUsage is returned where the system doesn't tell what a process takes.
 var errNoUsage = errors.New("this system doesn't tell what a process takes (Linux does, under /proc)")

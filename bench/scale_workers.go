@@ -35,7 +35,7 @@ func (s *scale) hire(ctx context.Context, workers, slots int) (*crew, error) {
 	for i := range workers {
 		group.Go(func() error {
 			name := fmt.Sprintf("null-%d", i+1)
-			b, err := broker.Connect(joining, broker.Config{Servers: s.local.URL(), Name: name})
+			b, err := broker.Connect(joining, broker.Config{Servers: s.local.URL(), Name: name, Wait: time.Minute})
 			if err != nil {
 				return err
 			}

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Where many workers store results at once, each has few that wait, and groups of
-// its own would be small. Then the brokers store for all: a worker hands its result
+// Where many workers store results at once, each has few that wait, and no batches
+// of its own. Then the brokers store for all: a worker hands its result
 // to one of them, which groups what comes from everywhere and answers when it is
 // durable. The worker acknowledges its task then, as ever. A broker keeps nothing:
 // when it dies its workers hear nothing, and store by themselves.
@@ -65,8 +65,8 @@ func (b *Broker) store(ctx context.Context, job uint64, task int, data []byte) e
 		}
 	}
 	began := time.Now()
-	err := b.group.store(ctx, SubjectResult(job, task), data)
-	if err == nil {
+	few, err := b.group.store(ctx, SubjectResult(job, task), data)
+	if few && err == nil {
 		b.crowd.took(time.Since(began), time.Now())
 	}
 	return err

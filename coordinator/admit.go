@@ -218,7 +218,3 @@ func (l *leader) admit(ctx context.Context, rec *wire.JobRecord) error {
 	l.remind(rec.Deadline)
 	return nil
 }
-
-// wakeWorkers tells the workers that there is something to pull. A lost
-// connection loses the call, and the workers look by themselves soon after.
-func (l *leader) wakeWorkers() { _ = l.Broker.Wake() }

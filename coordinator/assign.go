@@ -168,6 +168,7 @@ func (l *leader) allot(now time.Time) {
 		s.fair, s.pace, l.dirty = fair, sched.NewPace(), true
 	}
 	s.workers = l.roll.Workers()
+	l.crew.Store(int64(len(s.workers)))
 	before := make(map[uint64][]string, len(s.allotted))
 	for job, a := range s.allotted {
 		if !a.All {

@@ -86,8 +86,10 @@ type leader struct {
 	forgetting map[uint64]bool
 	// foldsLooked is when checkpoints that are due were last looked for.
 	foldsLooked time.Time
-	// steering is who works for what.
+	// steering is who works for what, crew how many workers there are.
 	steering *steering
+	crew     atomic.Int64
+	waker    waker
 	// kept are the ended jobs whose results are still in the stream.
 	kept map[uint64]*keptJob
 	// full is what there is room for, while that is not enough.

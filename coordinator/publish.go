@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"idunno/broker"
@@ -19,9 +20,16 @@ const (
 // publish puts the job's next tasks into the queue. Answers are awaited aside;
 // tasks that did not get in are published again.
 func (l *leader) publish(ctx context.Context, j *sched.Job) {
+	before := j.Outstanding()
 	tasks := j.Next(publishAtOnce)
 	if len(tasks) == 0 {
 		return
+	}
+	// As long as more tasks are queued than workers can hold, whoever asks gets some, and
+	// nobody waits to be told. Those that are checked may have been lost.
+	wake := func() {}
+	if tasks[0].Check || before <= l.mostHeld() {
+		wake = l.wakeWorkers
 	}
 	job := j.Rec.Job
 	futures := make(map[int]broker.Future, len(tasks))
@@ -37,11 +45,27 @@ func (l *leader) publish(ctx context.Context, j *sched.Job) {
 		}
 		futures[t.Task] = future
 	}
-	l.wakeWorkers()
-	go l.awaitPublished(ctx, job, futures, refused)
+	wake()
+	go l.awaitPublished(ctx, job, futures, refused, wake)
 }
 
-func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]broker.Future, refused []int) {
+// What a worker holds at most: results that it has yet to store, and some tasks for each
+// slot.
+const (
+	heldByWorker = 256
+	heldBySlot   = 8
+)
+
+// mostHeld is how many tasks all workers hold at most.
+func (l *leader) mostHeld() int {
+	most := heldByWorker // not all may be known yet
+	for _, w := range l.steering.workers {
+		most += heldByWorker + heldBySlot*w.Slots
+	}
+	return most
+}
+
+func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int]broker.Future, refused []int, wake func()) {
 	within, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	for task, future := range futures {
@@ -50,7 +74,7 @@ func (l *leader) awaitPublished(ctx context.Context, job uint64, futures map[int
 			refused = append(refused, task)
 		}
 	}
-	l.wakeWorkers()
+	wake()
 	if len(refused) > 0 {
 		// Not at once: whatever refused them needs a moment.
 		select {
@@ -111,4 +135,41 @@ func (l *leader) refill(ctx context.Context) error {
 func (l *leader) republish(ctx context.Context, j *sched.Job) {
 	j.Again(j.Unfinished()...)
 	l.publish(ctx, j)
+}
+
+// wakeGap is the least time between two calls that wake the workers, for each of them: a
+// thousand that are called at every result would do nothing else than ask.
+const wakeGap = 50 * time.Microsecond
+
+// waker wakes the workers, and not too often.
+type waker struct {
+	mu   sync.Mutex
+	last time.Time
+	// due says that a call is put off.
+	due bool
+}
+
+// wakeWorkers tells the workers that there is something to pull. A lost
+// connection loses the call, and the workers look by themselves soon after.
+func (l *leader) wakeWorkers() {
+	gap := time.Duration(l.crew.Load()) * wakeGap
+	w := &l.waker
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.due {
+		return
+	}
+	call := func() { _ = l.Broker.Wake() }
+	if wait := gap - time.Since(w.last); wait > 0 {
+		w.due = true
+		time.AfterFunc(wait, func() {
+			w.mu.Lock()
+			w.due, w.last = false, time.Now()
+			w.mu.Unlock()
+			call()
+		})
+		return
+	}
+	w.last = time.Now()
+	call()
 }

@@ -97,6 +97,7 @@ func (h *hand) tell() {
 func (h *hand) list() (tasks []wire.InFlight, draining bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	tasks = make([]wire.InFlight, 0, len(h.tasks))
 	for t := range h.tasks {
 		tasks = append(tasks, wire.InFlight{Job: t.task.Job, Task: t.task.Task, Reply: t.msg.Reply(), Started: t.started.Load(), Copy: t.copied})
 	}

@@ -17,7 +17,10 @@ const (
 	// idlePoll is how often a worker looks by itself at queues that had nothing: for
 	// tasks that came back by the ack wait or after a delay, and for wake-up calls that
 	// got lost. One that is busy does so too, or such tasks would wait for it to idle.
-	idlePoll = 250 * time.Millisecond
+	// One that finds nothing again and again looks less often, at last every idlePollMost:
+	// of a thousand that idle, one looks soon.
+	idlePoll     = 250 * time.Millisecond
+	idlePollMost = time.Second
 	// pullMost is how many tasks are asked for at once, when they are shorter than
 	// briskTask.
 	pullMost  = 16
@@ -129,7 +132,7 @@ func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 		if w.link.wait(ctx) {
 			w.table.stir()
 		}
-		if time.Since(w.looked) >= idlePoll {
+		if time.Since(w.looked) >= w.lookGap {
 			w.looked = time.Now()
 			w.table.stir()
 		}
@@ -147,7 +150,8 @@ func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 			select {
 			case <-ctx.Done():
 			case <-w.table.wake:
-			case <-time.After(idlePoll):
+			case <-time.After(w.lookGap):
+				w.looked = time.Now()
 				w.table.stir()
 			}
 			continue
@@ -160,6 +164,7 @@ func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 		}
 		if len(msgs) == 0 {
 			w.table.exhausted(job, false)
+			w.lookGap = min(2*w.lookGap, idlePollMost)
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -168,6 +173,7 @@ func (w *worker) next(ctx context.Context, most int) ([]*pulled, error) {
 			}
 			return nil, err
 		}
+		w.lookGap = idlePoll
 		list := make([]*pulled, len(msgs))
 		for i, msg := range msgs {
 			list[i] = &pulled{msg, job}

@@ -22,15 +22,14 @@ const (
 // storeAside stores a result while the slot goes on with its next task. When too
 // many results wait already, the slot waits too.
 func (w *worker) storeAside(t *held, result []byte) {
-	select {
-	case w.places <- struct{}{}:
-	case <-t.ctx.Done():
+	places := int64(min(1+len(result)/storingBytes, storingMost))
+	if w.places.Acquire(t.ctx, places) != nil {
 		w.giveUp(t)
 		return
 	}
 	t.token()
 	w.storing.Go(func() {
-		defer func() { <-w.places }()
+		defer w.places.Release(places)
 		w.store(t, result)
 	})
 }

@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"idunno/broker"
 	"idunno/broker/wire"
@@ -87,8 +88,9 @@ const (
 	// MostAttempts leaves room for crashes in what is kept of a task.
 	MostAttempts = wire.MaxTried - 4
 	// storingMost is how many results may wait to be stored at least: those that wait
-	// together take one write.
-	storingMost = 64
+	// together take one write. A larger one takes a place more for each storingBytes.
+	storingMost  = 256
+	storingBytes = 64 << 10
 	// drainGrace is how long a task that is being computed may go on after the
 	// worker has been told to stop.
 	drainGrace = 5 * time.Second
@@ -104,6 +106,9 @@ type Command struct {
 // within a grace period, all others handed back. It returns nil after a drain.
 func Run(ctx context.Context, cfg Config) error {
 	w, err := newWorker(ctx, cfg)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before it had begun
+	}
 	if err != nil {
 		return err
 	}
@@ -191,8 +196,8 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
 	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(cfg.Name, cfg.Slots),
 		status: newStatus(), tally: newTally(), link: link, ready: newLine(inHand), tokens: make(chan struct{}, inHand),
-		places: make(chan struct{}, max(inHand, storingMost)), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
-		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now()}
+		places: semaphore.NewWeighted(int64(max(inHand, storingMost))), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
+		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now(), lookGap: idlePoll}
 	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
 	return w, nil
 }
@@ -213,8 +218,9 @@ type worker struct {
 	// ready passes tasks whose data is on its way to the slots.
 	ready *line
 	// tokens has one for each task that is to be computed or being computed: two
-	// a slot. places has one for each result that is being stored.
-	tokens, places chan struct{}
+	// a slot. places has room for the results that are being stored.
+	tokens chan struct{}
+	places *semaphore.Weighted
 	// urgent passes tasks to the slots that go before all others: those of dead workers,
 	// rescues has one for each in hand, and the first ones of jobs that have come, for
 	// which welcomes has one each. taking are rescues on their way to urgent.
@@ -222,8 +228,10 @@ type worker struct {
 	urgent            chan *held
 	taking            takings
 	storing           sync.WaitGroup
-	// looked is when the queues that had nothing were last looked at, kept by who pulls.
-	looked time.Time
+	// looked is when the queues that had nothing were last looked at, lookGap how often
+	// that is done, kept by who pulls.
+	looked  time.Time
+	lookGap time.Duration
 	// brisk says that the last task was a short one.
 	brisk   atomic.Bool
 	started time.Time

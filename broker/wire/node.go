@@ -60,7 +60,7 @@ type InFlight struct {
 }
 
 // Marshal encodes the heartbeat.
-func (h *Heartbeat) Marshal() []byte { return mustMarshal(h) }
+func (h *Heartbeat) Marshal() []byte { return h.line() }
 
 // ParseHeartbeat decodes a heartbeat.
 func ParseHeartbeat(p []byte) (*Heartbeat, error) {

@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -110,8 +109,7 @@ func (r *Result) Marshal() []byte {
 		b.Narrow = narrow(b.Class) && narrow(b.Labels)
 		size += b.size(len(b.Class), len(b.Prob), len(b.Labels), len(b.Values))
 	}
-	line := mustMarshal(r)
-	return r.appendValues(append(slices.Grow(line, 1+size), '\n'))
+	return r.appendValues(append(slices.Grow(r.line(1+size), 1+size), '\n'))
 }
 
 // appendValues appends what follows the JSON of a result.
@@ -193,7 +191,7 @@ func (b *BatchResult) takeInts(values []int32, p []byte) (rest []byte) {
 func ParseResult(p []byte) (*Result, error) {
 	line, values, _ := bytes.Cut(p, []byte{'\n'})
 	var r Result
-	if err := json.Unmarshal(line, &r); err != nil {
+	if err := r.readLine(line); err != nil {
 		return nil, fmt.Errorf("decode result: %w", err)
 	}
 	if r.Schema != Schema {

@@ -31,12 +31,12 @@ type Task struct {
 }
 
 // Marshal encodes the task.
-func (t *Task) Marshal() []byte { return mustMarshal(t) }
+func (t *Task) Marshal() []byte { return t.line() }
 
 // ParseTask decodes a task and checks what a worker relies on.
 func ParseTask(p []byte) (*Task, error) {
 	var t Task
-	if err := json.Unmarshal(p, &t); err != nil {
+	if err := t.readLine(p); err != nil {
 		return nil, fmt.Errorf("decode task: %w", err)
 	}
 	switch {
