@@ -186,7 +186,7 @@ func (s *storing) node(name string) (n wire.Node) {
 // up before that, it does so again with another job. Before a job it calls first.
 func (s *storing) caught(first func(), names ...string) (job uint64) {
 	s.t.Helper()
-	for range 5 {
+	for range 20 {
 		first()
 		job = s.submit()
 		s.until("results are stored in groups", func() bool {
@@ -211,7 +211,7 @@ func (s *storing) caught(first func(), names ...string) (job uint64) {
 			s.idle(name)
 		}
 	}
-	s.t.Fatal("five jobs ended before a worker was caught between store and acknowledgement")
+	s.t.Fatal("twenty jobs ended before a worker was caught between store and acknowledgement")
 	return 0
 }
 
