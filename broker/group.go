@@ -1,12 +1,14 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -61,7 +63,13 @@ type storing struct {
 	data    []byte
 	// done is called once, with the outcome.
 	done func(error)
-	// over says that nobody waits any more: it need not be written.
+	// after are results of the same task that came while this one was on its way, first
+	// is the one that it came after itself.
+	after []*storing
+	first *storing
+	// left says that the outcome is of no interest to whoever handed it in, over that it
+	// is to nobody any more: it need not be written.
+	left bool
 	over atomic.Bool
 	// write is the write that it is part of, nil while it waits; few says that it was
 	// too small for a batch.
@@ -85,6 +93,8 @@ type grouper struct {
 	mu      sync.Mutex
 	waiting []*storing
 	writing bool
+	// onWay are the results that wait or are being written, by subject.
+	onWay map[string]*storing
 	// least is from how many results on they are written together, wait bounds the wait
 	// for the answer to a write; 0 means groupLeast and groupWait.
 	least int
@@ -97,14 +107,23 @@ type grouper struct {
 	enough  chan struct{}
 }
 
-// add has a result written and calls done with the outcome.
+// add has a result written and calls done with the outcome. One of a task that has
+// another one on its way, mostly the same handed in again, waits for that one: in a batch
+// two would have all refused.
 func (g *grouper) add(subject string, data []byte, done func(error)) *storing {
 	s := &storing{subject: subject, data: data, done: done}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, s)
-	if g.enough == nil {
-		g.enough = make(chan struct{}, 1)
+	defer g.mu.Unlock()
+	if first := g.onWay[subject]; first != nil && (first.write != nil || !first.over.Load()) {
+		s.first = first
+		first.after = append(first.after, s)
+		return s
 	}
+	if g.onWay == nil {
+		g.onWay, g.enough = make(map[string]*storing), make(chan struct{}, 1)
+	}
+	g.onWay[subject] = s
+	g.waiting = append(g.waiting, s)
 	if !g.writing {
 		g.writing = true
 		go g.run()
@@ -115,7 +134,6 @@ func (g *grouper) add(subject string, data []byte, done func(error)) *storing {
 		default:
 		}
 	}
-	g.mu.Unlock()
 	return s
 }
 
@@ -123,11 +141,41 @@ func (g *grouper) add(subject string, data []byte, done func(error)) *storing {
 func (g *grouper) leave(s *storing) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s.left = true
+	if s.first != nil {
+		s = s.first
+	}
+	if !s.left || slices.ContainsFunc(s.after, func(s *storing) bool { return !s.left }) {
+		return
+	}
 	if s.over.Swap(true) || s.write == nil {
 		return
 	}
 	if s.write.waiting--; s.write.waiting == 0 {
 		s.write.cancel()
+	}
+}
+
+// settle tells the outcome of a result to all who wait for it.
+func (g *grouper) settle(s *storing, err error) {
+	g.mu.Lock()
+	g.forget(s)
+	after := s.after
+	g.mu.Unlock()
+	s.done(err)
+	for _, a := range after {
+		if err == nil && !bytes.Equal(a.data, s.data) {
+			a.done(ErrExists)
+			continue
+		}
+		a.done(err)
+	}
+}
+
+// forget makes room for another result of the task. Call it locked.
+func (g *grouper) forget(s *storing) {
+	if g.onWay[s.subject] == s {
+		delete(g.onWay, s.subject)
 	}
 }
 
@@ -200,6 +248,7 @@ func (g *grouper) next(cancel context.CancelFunc) (list []*storing, grouped bool
 			break
 		}
 		if taken++; s.over.Load() {
+			g.forget(s)
 			continue
 		}
 		s.write = write
@@ -229,7 +278,7 @@ func (g *grouper) write(ctx context.Context, list []*storing, grouped bool) {
 				g.stored(len(list))
 			}
 			for _, s := range list {
-				s.done(nil)
+				g.settle(s, nil)
 			}
 			return
 		}
@@ -249,6 +298,7 @@ func (g *grouper) each(ctx context.Context, list []*storing) {
 	var group sync.WaitGroup
 	for _, s := range list {
 		if s.over.Load() {
+			g.settle(s, errLeft)
 			continue
 		}
 		group.Go(func() {
@@ -256,11 +306,14 @@ func (g *grouper) each(ctx context.Context, list []*storing) {
 			if g.stored != nil && err == nil {
 				g.stored(1)
 			}
-			s.done(err)
+			g.settle(s, err)
 		})
 	}
 	group.Wait()
 }
+
+// errLeft is the outcome of a result that nobody waited for any more.
+var errLeft = errors.New("given up before it was written")
 
 // errNoBatch is returned by a server that took the messages of a batch for others.
 var errNoBatch = errors.New("the server knows no batches")

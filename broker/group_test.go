@@ -230,6 +230,49 @@ func TestGroupWithoutBatches(t *testing.T) {
 	}
 }
 
+// What is handed in again while it is on its way is written once, a rival's result of the
+// same task is refused, and the batch that they wait for is not.
+func TestHandedInAgain(t *testing.T) {
+	g := newGrouped(t)
+	b := g.connect()
+	w := &b.group
+	w.mu.Lock()
+	w.writing = true // nothing is written before all is handed in
+	w.mu.Unlock()
+	const tasks = 2 * groupLeast
+	own, again, rival := make(chan error, tasks), make(chan error, tasks), make(chan error, tasks)
+	var given []*storing
+	for task := 1; task <= tasks; task++ {
+		subject, data := SubjectResult(1, task), fmt.Appendf(nil, "task %d", task)
+		given = append(given, w.add(subject, data, func(err error) { own <- err }))
+		w.add(subject, data, func(err error) { again <- err })
+		w.add(subject, []byte("another"), func(err error) { rival <- err })
+	}
+	// The first task's result is of no interest to those who handed it in first.
+	w.leave(given[0])
+	go w.run()
+	for range tasks {
+		g.must(<-own)
+		g.must(<-again)
+		if err := <-rival; !IsExists(err) {
+			t.Fatalf("a rival's result: %v", err)
+		}
+	}
+	if n := g.largest(); n != tasks {
+		t.Errorf("the largest write has %d results, want %d", n, tasks)
+	}
+	for task, got := range g.contents(b, 1) {
+		if len(got) != 1 || got[0] != fmt.Sprint("task ", task) {
+			t.Errorf("task %d has %q", task, got)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.onWay) != 0 {
+		t.Errorf("%d results are still on their way", len(w.onWay))
+	}
+}
+
 // Where no broker takes results, a worker stores them itself.
 func TestNobodyShares(t *testing.T) {
 	g := newGrouped(t)
