@@ -170,11 +170,15 @@ func (s *scale) long(ctx context.Context) (err error) {
 	return s.check(ctx, job)
 }
 
+// takeoverSpare is how many tasks a job has left at least when its workers are sent
+// away: some seconds of work for them.
+const takeoverSpare = 20_000
+
 // takeover starts coordinators while jobs of several lengths are running.
 func (s *scale) takeover(ctx context.Context) error {
 	var all []float64
 	for _, size := range s.Sizes {
-		job, err := s.submit(ctx, size+size/2+1000)
+		job, err := s.submit(ctx, size+size/2+takeoverSpare)
 		if err != nil {
 			return err
 		}
