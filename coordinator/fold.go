@@ -12,7 +12,11 @@ import (
 // one. It returns when the stored ones are folded.
 func (l *leader) followResults(ctx context.Context) (stop func(), err error) {
 	caughtUp := make(chan struct{})
-	stop, err = l.readResults(ctx, l.do, l.fold, func() { close(caughtUp) })
+	last, err := l.Broker.LastResult(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop, err = l.readResults(ctx, last, l.do, l.fold, func() { close(caughtUp) })
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,12 @@ func (s *standby) read(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open job records: %w", err)
 	}
+	// Asked before the records are: whatever job has one of these results is in a record
+	// that is read then, as one that has started.
+	last, err := s.Broker.LastResult(ctx)
+	if err != nil {
+		return err
+	}
 	calls := make(chan func(), 1024)
 	do := func(ctx context.Context, fn func()) {
 		select {
@@ -92,7 +98,7 @@ func (s *standby) read(ctx context.Context) error {
 			if err := s.readFolds(ctx, records); err != nil {
 				return err
 			}
-			stop, err := s.readResults(ctx, do, func(r *wire.Result, seq uint64, at time.Time) { s.ledger.fold(r, seq, at) }, nil)
+			stop, err := s.readResults(ctx, last, do, func(r *wire.Result, seq uint64, at time.Time) { s.ledger.fold(r, seq, at) }, nil)
 			if err != nil {
 				return err
 			}
@@ -118,13 +124,10 @@ func (c *coordinator) readRecords(ctx context.Context, records broker.Bucket) er
 	return c.readFolds(ctx, records)
 }
 
-// readResults has do run fold for every result that the ledger doesn't know, and
+// readResults has do run fold for every result that the ledger doesn't know, the last
+// one being at the place given when the records were read, and
 // through, unless that is nil, when those stored before have been folded.
-func (c *coordinator) readResults(ctx context.Context, do func(context.Context, func()), fold func(*wire.Result, uint64, time.Time), through func()) (stop func(), err error) {
-	last, err := c.Broker.LastResult(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (c *coordinator) readResults(ctx context.Context, last uint64, do func(context.Context, func()), fold func(*wire.Result, uint64, time.Time), through func()) (stop func(), err error) {
 	return c.Broker.FollowResults(ctx, c.ledger.readFrom(last), func(ctx context.Context, m *broker.Stored) {
 		switch {
 		case m == nil && through != nil:
