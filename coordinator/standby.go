@@ -124,9 +124,9 @@ func (c *coordinator) readRecords(ctx context.Context, records broker.Bucket) er
 	return c.readFolds(ctx, records)
 }
 
-// readResults has do run fold for every result that the ledger doesn't know, the last
-// one being at the place given when the records were read, and
-// through, unless that is nil, when those stored before have been folded.
+// readResults has do run fold for every result that the ledger doesn't know, and
+// through, unless that is nil, when those stored before have been folded. Last is the
+// place of the newest result.
 func (c *coordinator) readResults(ctx context.Context, last uint64, do func(context.Context, func()), fold func(*wire.Result, uint64, time.Time), through func()) (stop func(), err error) {
 	return c.Broker.FollowResults(ctx, c.ledger.readFrom(last), func(ctx context.Context, m *broker.Stored) {
 		switch {
