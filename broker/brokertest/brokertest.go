@@ -16,12 +16,9 @@ import (
 // Leaks are the options for goleak where a NATS connection is used. The client
 // library starts one goroutine with the first asynchronous publish, uploads of
 // objects included, and loses it when the publisher is cleaned up before that
-// goroutine has run. A server that stops while it creates a stream leaves the stream's
-// goroutine behind, and its clock.
+// goroutine has run.
 func Leaks() []goleak.Option {
-	return []goleak.Option{goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1")}
+	return []goleak.Option{goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect")}
 }
 
 // Start runs a server and returns its URL.
