@@ -81,11 +81,7 @@ func TestAcknowledgementOfAnotherLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for d = nil; d == nil; { // the queue may hear of a task a moment after its publisher
-			if d, err = tasks.Next(ctx); err != nil {
-				t.Fatalf("no task: %v", err)
-			}
-		}
+		d = next(t, ctx, tasks)
 		if say != nil {
 			say(b)
 			if err := b.NC.FlushWithContext(ctx); err != nil {
@@ -129,14 +125,8 @@ func TestAdoptedTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := func(deliveries int) broker.Delivery {
-		var d broker.Delivery
-		for d == nil { // what was said before may still be under way
-			var err error
-			if d, err = tasks.Next(ctx); err != nil {
-				t.Fatal(err)
-			}
-		}
+	adopt := func(deliveries int) broker.Delivery {
+		d := next(t, ctx, tasks) // what was said before may still be under way
 		if d.NumDelivered() != deliveries {
 			t.Fatalf("delivery %d, want number %d", d.NumDelivered(), deliveries)
 		}
@@ -146,11 +136,11 @@ func TestAdoptedTask(t *testing.T) {
 		}
 		return adopted
 	}
-	first := next(1)
+	first := adopt(1)
 	if err := first.Nak(); err != nil {
 		t.Fatal(err)
 	}
-	again := next(2)
+	again := adopt(2)
 	if err := again.InProgress(); err != nil {
 		t.Fatal(err)
 	}

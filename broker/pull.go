@@ -63,6 +63,8 @@ func (q taskQueue) Next(ctx context.Context) (Delivery, error) {
 }
 
 // NextSome asks for at most so many tasks that are there. An error comes with none.
+// A server tells its queues of a new task after it has confirmed it, so one that was
+// published a moment ago may not be there yet.
 func (q taskQueue) NextSome(ctx context.Context, most int) ([]Delivery, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -45,8 +45,9 @@ type member struct {
 	closed string
 	// released are the tasks, by reply subject, that it was found to have held then.
 	released map[string]bool
-	// silent says that the node was given up for its silence alone: it may live.
-	silent bool
+	// unsure says that a node that was given up may live: it was silent and no more, or
+	// nobody has listened without a break since.
+	unsure bool
 	// head is what the node's heartbeats begin with, unread the last one when it has
 	// not been read.
 	head   string
@@ -95,7 +96,7 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 	m.reconnected(n, h.Node, h.Conn)
 	since(n.InFlight, h.InFlight, now)
 	n.Heartbeat, n.Seen, n.given = *h, now, 0
-	n.closed, n.released, n.silent = "", nil, false
+	n.closed, n.released, n.unsure = "", nil, false
 	state := wire.NodeAlive
 	switch {
 	case h.Leaving:
@@ -180,7 +181,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 		}
 		if silence > deadAfter {
 			orphans = append(orphans, m.Gone(name, now)...)
-			n.silent = true
+			n.unsure = true
 			continue
 		}
 		if silence > suspectAfter {
@@ -194,10 +195,17 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 	return ask, orphans
 }
 
-// Grace restarts every node's silence: we were the ones who did not listen.
+// Grace restarts every node's silence: we were the ones who did not listen. A dead
+// node whose process lives may have come back meanwhile.
 func (m *Members) Grace(now time.Time) {
 	for _, n := range m.nodes {
-		n.Seen = now
+		switch n.State {
+		case wire.NodeDead:
+			n.unsure = true
+		case wire.NodeLeft:
+		default:
+			n.Seen = now
+		}
 	}
 }
 
@@ -242,11 +250,11 @@ func (m *Members) State(name string) wire.NodeState {
 }
 
 // Dead reports whether an incarnation of a node is known to be no more: silence
-// alone doesn't tell.
+// alone doesn't tell, nor does a death that was heard of before a break.
 func (m *Members) Dead(name string, incarnation int64) bool {
 	n := m.nodes[name]
 	return n != nil && (n.Incarnation > incarnation ||
-		n.Incarnation == incarnation && (n.State == wire.NodeDead && !n.silent || n.State == wire.NodeLeft))
+		n.Incarnation == incarnation && (n.State == wire.NodeDead && !n.unsure || n.State == wire.NodeLeft))
 }
 
 // Rescuer chooses the worker that shall go on with an orphan: alive, one that has computed

@@ -166,6 +166,13 @@ func TestSilenceIsNotDeath(t *testing.T) {
 	if m.Tick(now.Add(deadAfter + 1)); state(m, "a") != wire.NodeDead || m.Dead("a", 1) || !m.Dead("b", 1) {
 		t.Fatalf("state %s, dead %v and %v", state(m, "a"), m.Dead("a", 1), m.Dead("b", 1))
 	}
+	// Nobody listened for a while: b may have come back.
+	if m.Grace(now.Add(2 * deadAfter)); m.Dead("b", 1) || !m.Dead("b", 0) {
+		t.Fatalf("after a break: dead %v, an earlier one %v", m.Dead("b", 1), m.Dead("b", 0))
+	}
+	if list := m.List(); !list[1].Seen.Equal(now) {
+		t.Fatalf("b was last heard of at %v, want %v", list[1].Seen, now)
+	}
 }
 
 // Where no broker tells of closed connections every node is asked all the time.
