@@ -9,13 +9,10 @@ import (
 
 // followResults folds the results of unfinished jobs that the ledger doesn't know
 // yet: first those that are stored, before anything is published, then every new
-// one. It returns when the stored ones are folded.
-func (l *leader) followResults(ctx context.Context) (stop func(), err error) {
+// one. Last is the place of the newest result, from before the records were read. It
+// returns when the stored ones are folded.
+func (l *leader) followResults(ctx context.Context, last uint64) (stop func(), err error) {
 	caughtUp := make(chan struct{})
-	last, err := l.Broker.LastResult(ctx)
-	if err != nil {
-		return nil, err
-	}
 	stop, err = l.readResults(ctx, last, l.do, l.fold, func() { close(caughtUp) })
 	if err != nil {
 		return nil, err

@@ -131,11 +131,17 @@ func (l *leader) serve(ctx context.Context) error {
 	if l.state, err = l.Broker.Records(ctx); err != nil {
 		return fmt.Errorf("open job records: %w", err)
 	}
+	// Asked before the records are, as a standby does: a former leader that isn't fenced
+	// yet may start a job in between.
+	last, err := l.Broker.LastResult(ctx)
+	if err != nil {
+		return err
+	}
 	if err := l.takeOver(ctx); err != nil {
 		return err
 	}
 	defer l.roll.StandBy()
-	stopResults, err := l.followResults(ctx)
+	stopResults, err := l.followResults(ctx, last)
 	if err != nil {
 		return err
 	}

@@ -315,6 +315,17 @@ func (c *Conn) travel(f fate) bool {
 	return c.ready(context.Background())
 }
 
+// receive takes a message from the server over the connection with the given life;
+// false when it got lost.
+func (c *Conn) receive(life chan struct{}, f fate) bool {
+	if f.lost || !c.sleep(context.Background(), f.delay) || !c.ready(context.Background()) {
+		return false
+	}
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.life == life
+}
+
 // thawed waits for the end of a freeze: nothing reaches a frozen process.
 func (c *Conn) thawed() {
 	for {

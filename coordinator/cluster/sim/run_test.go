@@ -332,7 +332,8 @@ func (r *run) ask() {
 		var reply wire.JobReply
 		err := errors.New("nobody was asked")
 		for deadline := time.Now().Add(takeOver); err != nil && time.Now().Before(deadline); time.Sleep(looks) {
-			ctx, cancel := context.WithTimeout(context.Background(), takeOver)
+			// A question is lost that reaches a leader whose term ends.
+			ctx, cancel := context.WithTimeout(context.Background(), takeOver/10)
 			var p []byte
 			if p, err = client.Request(ctx, broker.SubjectJob, "", fmt.Appendf(nil, `{"job":%d}`, s.job)); err == nil {
 				err = json.Unmarshal(p, &reply)

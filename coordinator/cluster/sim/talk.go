@@ -86,16 +86,18 @@ func (w *World) listeners(subject string) []*sub {
 	return found
 }
 
-// deliver sends a message from the server to a subscription.
+// deliver sends a message from the server to a subscription, over the connection that
+// there is: another one doesn't bring it.
 func (s *sub) deliver(m *message) {
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	life := s.c.life
 	once := func() {
-		if s.c.travel(s.c.fate()) {
+		if s.c.receive(life, s.c.fate()) {
 			s.arrive(m)
 		}
 	}
 	go once()
-	s.c.w.mu.Lock()
-	defer s.c.w.mu.Unlock()
 	if s.c.chance(s.c.w.weather.Twice) {
 		go once()
 	}
