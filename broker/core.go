@@ -29,6 +29,9 @@ type Core interface {
 	// Listen calls fn for every message to the subject, one at a time, until stop
 	// is called.
 	Listen(subject string, fn func(*Message)) (stop func(), err error)
+	// ListenAll is Listen for several subjects. Their messages come in the order in which
+	// they have reached this process.
+	ListenAll(subjects []string, fn func(*Message)) (stop func(), err error)
 	// Ask sends a request and waits for one answer. It returns [ErrNobody] when
 	// the server knows that nobody listens.
 	Ask(ctx context.Context, subject string, data []byte) ([]byte, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,17 +20,54 @@ func (b *Broker) Publish(subject string, data []byte) error { return b.NC.Publis
 
 // Listen calls fn for every message to the subject, one at a time, until stop is called.
 func (b *Broker) Listen(subject string, fn func(*Message)) (stop func(), err error) {
-	sub, err := b.NC.Subscribe(subject, func(m *nats.Msg) {
-		msg := &Message{Subject: m.Subject, Data: m.Data}
-		if m.Reply != "" {
-			msg.Respond = m.Respond
-		}
-		fn(msg)
-	})
+	sub, err := b.NC.Subscribe(subject, func(m *nats.Msg) { fn(message(m)) })
 	if err != nil {
 		return nil, fmt.Errorf("listen to %s: %w", subject, err)
 	}
 	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+func message(m *nats.Msg) *Message {
+	msg := &Message{Subject: m.Subject, Data: m.Data}
+	if m.Reply != "" {
+		msg.Respond = m.Respond
+	}
+	return msg
+}
+
+// listenAhead is how many messages may wait for whoever listens to several subjects.
+const listenAhead = 1 << 16
+
+// ListenAll is Listen for several subjects: the client has a goroutine for each
+// subscription, and they would overtake each other.
+func (b *Broker) ListenAll(subjects []string, fn func(*Message)) (stop func(), err error) {
+	ch, over := make(chan *nats.Msg, listenAhead), make(chan struct{})
+	var subs []*nats.Subscription
+	stop = sync.OnceFunc(func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe()
+		}
+		close(over)
+	})
+	for _, subject := range subjects {
+		sub, err := b.NC.ChanSubscribe(subject, ch)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("listen to %s: %w", subject, err)
+		}
+		subs = append(subs, sub)
+	}
+	go func() {
+		for {
+			select {
+			case m := <-ch:
+				fn(message(m))
+			case <-over:
+				return
+			}
+		}
+	}()
+	return stop, nil
 }
 
 // Ask sends a request and waits for one answer. It returns [ErrNobody] when

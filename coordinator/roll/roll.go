@@ -79,16 +79,19 @@ func New(b broker.Core, log *slog.Logger) *Roll {
 
 // Follow keeps the list until ctx ends.
 func (r *Roll) Follow(ctx context.Context) error {
-	beats, err := r.broker.Listen(broker.SubjectHeartbeats, func(m *broker.Message) { r.observe(ctx, m.Data) })
+	// In order: that a node's connection has closed says another thing before its last
+	// heartbeat, with which it left, than after it.
+	quiet, err := r.broker.ListenAll([]string{broker.SubjectHeartbeats, broker.SubjectClosed}, func(m *broker.Message) {
+		if m.Subject == broker.SubjectClosed {
+			r.closed(ctx, m.Data)
+		} else {
+			r.observe(ctx, m.Data)
+		}
+	})
 	if err != nil {
 		return err
 	}
-	defer beats()
-	closed, err := r.broker.Listen(broker.SubjectClosed, func(m *broker.Message) { r.closed(ctx, m.Data) })
-	if err != nil {
-		return err
-	}
-	defer closed()
+	defer quiet()
 	changes, stop := r.broker.ConnectionChanges()
 	defer stop()
 	defer r.aside.Wait()

@@ -11,9 +11,9 @@ import (
 
 // sub is a subscription: its messages come one at a time.
 type sub struct {
-	c       *Conn
-	pattern string
-	fn      func(*message)
+	c        *Conn
+	patterns []string
+	fn       func(*message)
 	// The world's lock protects the rest.
 	waiting []*message
 	running bool
@@ -26,8 +26,8 @@ type message struct {
 }
 
 // listen subscribes.
-func (c *Conn) listen(pattern string, fn func(*message)) (stop func()) {
-	s := &sub{c: c, pattern: pattern, fn: fn}
+func (c *Conn) listen(fn func(*message), patterns ...string) (stop func()) {
+	s := &sub{c: c, patterns: patterns, fn: fn}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	c.subs[s] = struct{}{}
@@ -77,7 +77,7 @@ func (w *World) listeners(subject string) []*sub {
 			continue
 		}
 		for s := range c.subs {
-			if matches(s.pattern, subject) {
+			if slices.ContainsFunc(s.patterns, func(p string) bool { return matches(p, subject) }) {
 				found = append(found, s)
 			}
 		}
@@ -115,7 +115,12 @@ func (c *Conn) Publish(subject string, data []byte) error {
 
 // Listen subscribes.
 func (c *Conn) Listen(subject string, fn func(*broker.Message)) (func(), error) {
-	return c.listen(subject, func(m *message) { fn(&m.Message) }), nil
+	return c.ListenAll([]string{subject}, fn)
+}
+
+// ListenAll subscribes to several subjects.
+func (c *Conn) ListenAll(subjects []string, fn func(*broker.Message)) (func(), error) {
+	return c.listen(func(m *message) { fn(&m.Message) }, subjects...), nil
 }
 
 // Wake calls the workers.
@@ -182,9 +187,9 @@ func (c *Conn) Serve(ctx context.Context, s broker.Service) (func(), error) {
 	}
 	var stops []func()
 	for _, e := range s.Endpoints {
-		stops = append(stops, c.listen(e.Subject, func(m *message) {
+		stops = append(stops, c.listen(func(m *message) {
 			go e.Answer(broker.Request{Data: m.Data, ID: m.id, Respond: m.Respond})
-		}))
+		}, e.Subject))
 	}
 	return func() {
 		for _, stop := range stops {
