@@ -94,5 +94,6 @@ func (a *app) runWorker(ctx context.Context, cfg worker.Config, tied, asJSON boo
 	}
 	cfg.Broker, cfg.Address, cfg.Log = b, localAddress(b), a.logger()
 	cfg.Status = func(line string) { a.talk("%s", line) }
+	go worker.HugePages(ctx)
 	return worker.Run(ctx, cfg)
 }
