@@ -72,11 +72,21 @@ func (w *worker) pull(ctx, work context.Context) error {
 	}
 }
 
+// took notes how long a task took. Slots may do so at the same time: it is an average.
+func (w *worker) took(d time.Duration) {
+	usual := w.usual.Load()
+	w.usual.Store(usual + (int64(d)-usual)/8)
+}
+
+// brisk reports that tasks are so short at the moment that asking for each would take
+// longer than to compute it.
+func (w *worker) brisk() bool { return w.usual.Load() < int64(briskTask) }
+
 // reserve takes what there is of further tokens while tasks are so short that asking
 // for each would take longer than to compute it. Longer ones are taken one by one, so
 // that all workers have some of the last.
 func (w *worker) reserve() (n int) {
-	if !w.brisk.Load() {
+	if !w.brisk() {
 		return 0
 	}
 	for n < pullMost-1 {

@@ -47,7 +47,7 @@ func (w *worker) carry(t *held, sessions map[string]*models.Session) {
 	w.hand.begin(t)
 	began := time.Now()
 	result, err := w.carryOut(t, sessions)
-	w.brisk.Store(time.Since(began) < briskTask)
+	w.took(time.Since(began))
 	t.started.Store(false) // what kills the worker from now on is not the task
 	w.done(t, result, err)
 }

@@ -122,7 +122,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	announced := make(chan error, 1)
-	go func() { announced <- broker.Announce(announce, cfg.Broker, w.hand.changed, w.heartbeat) }()
+	go func() { announced <- broker.Announce(announce, cfg.Broker, w.hand.changed, w.brisk, w.heartbeat) }()
 
 	background, stopBackground := context.WithCancel(work)
 	var aside errgroup.Group
@@ -198,6 +198,7 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 		status: newStatus(), tally: newTally(), link: link, ready: newLine(inHand), tokens: make(chan struct{}, inHand),
 		places: semaphore.NewWeighted(int64(max(inHand, storingMost))), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
 		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now(), lookGap: idlePoll}
+	w.usual.Store(int64(2 * briskTask)) // until it is known
 	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
 	return w, nil
 }
@@ -232,8 +233,8 @@ type worker struct {
 	// that is done, kept by who pulls.
 	looked  time.Time
 	lookGap time.Duration
-	// brisk says that the last task was a short one.
-	brisk   atomic.Bool
+	// usual is how long a task has taken of late, in nanoseconds.
+	usual   atomic.Int64
 	started time.Time
 }
 
