@@ -178,8 +178,9 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := append([]string(nil), "worker_kill_to_resumed", "worker_kill_to_closed", "workers3_kill_to_resumed", "workers3_kill_to_closed",
-		"worker_stop_to_resumed", "leader_kill_to_submit", "leader_kill_result_gap")
+	want := append([]string(nil), "worker_kill_to_resumed", "worker_kill_to_all_resumed", "worker_kill_to_closed",
+		"workers3_kill_to_resumed", "workers3_kill_to_all_resumed", "workers3_kill_to_closed",
+		"worker_stop_to_resumed", "worker_stop_to_all_resumed", "leader_kill_to_submit", "leader_kill_result_gap")
 	if got := names(d.Results, func(r bench.Result) string { return r.Name }); !slices.Equal(got, want) {
 		t.Errorf("results %v, want %v", got, want)
 	}

@@ -44,6 +44,9 @@ const (
 	workerStop  = "worker_stop_to_resumed"
 	leaderKill  = "leader_kill_to_submit"
 	// Measured along with the kind that each begins with.
+	workerAll     = "worker_kill_to_all_resumed"
+	workersAll    = "workers3_kill_to_all_resumed"
+	stopAll       = "worker_stop_to_all_resumed"
 	workerClosed  = "worker_kill_to_closed"
 	workersClosed = "workers3_kill_to_closed"
 	resultGap     = "leader_kill_result_gap"
@@ -56,6 +59,8 @@ func FailoverKinds() []string { return []string{workerKill, workersKill, workerS
 // processes on this machine that is busy with jobs:
 //
 //	worker_kill_to_resumed    SIGKILL of a worker until its task is computed by another one
+//	..._to_all_resumed        the same for the last of all tasks that it held, also those that
+//	                          waited there, of which some wait for others now
 //	worker_kill_to_closed     the part of it until the broker tells that the connection closed: the
 //	                          system's time to end the process
 //	workers3_kill_to_resumed  SIGKILL of three of six workers until the last of their tasks is
@@ -65,8 +70,9 @@ func FailoverKinds() []string { return []string{workerKill, workersKill, workerS
 //	leader_kill_result_gap    the longest time without a result in the three seconds after that
 //
 // A task's time is taken from its result: there is one for every task, and it says
-// which node computed it and from when on. Every job's results are counted: lost or
-// double ones make the document not OK.
+// which node computed it and from when on. What a worker held is what its queues gave
+// it, whether it came to say so or not. Every job's results are counted: lost or double
+// ones make the document not OK.
 func Failover(ctx context.Context, c FailoverConfig) (*Document, error) {
 	if c.Program == "" {
 		return nil, fmt.Errorf("%w: no program", ErrConfig)
@@ -143,9 +149,11 @@ func (f *failover) measure(ctx context.Context, kind string) error {
 	samples := []*sample{newSample(kind, "ms", 1000)}
 	switch kind {
 	case workerKill:
-		samples = append(samples, newSample(workerClosed, "ms", 1000))
+		samples = append(samples, newSample(workerAll, "ms", 1000), newSample(workerClosed, "ms", 1000))
 	case workersKill:
-		samples = append(samples, newSample(workersClosed, "ms", 1000))
+		samples = append(samples, newSample(workersAll, "ms", 1000), newSample(workersClosed, "ms", 1000))
+	case workerStop:
+		samples = append(samples, newSample(stopAll, "ms", 1000))
 	case leaderKill:
 		samples = append(samples, newSample(resultGap, "ms", 1000))
 	}
@@ -201,13 +209,14 @@ func (f *failover) killWorkers(ctx context.Context, local *cluster.Local, n int)
 	if err != nil {
 		return nil, err
 	}
+	f.load.strikes(victims)
 	at := time.Now()
 	for _, name := range victims {
 		if _, err := local.Signal(name, os.Kill); err != nil {
 			return nil, err
 		}
 	}
-	last, err := f.load.resumed(ctx, victims, at)
+	begun, all, err := f.load.resumed(ctx, at)
 	closed := f.load.lastClosed()
 	for _, name := range victims {
 		if _, killErr := local.Kill(name); killErr != nil && !errors.Is(killErr, cluster.ErrNoSuchChild) { // waits until it is gone
@@ -215,7 +224,7 @@ func (f *failover) killWorkers(ctx context.Context, local *cluster.Local, n int)
 		}
 		err = errors.Join(err, local.Restart(ctx, name))
 	}
-	took := since(at, last)
+	took := since(at, begun, all)
 	if took != nil {
 		took = append(took, closed.Sub(at))
 	}
@@ -228,20 +237,21 @@ func (f *failover) stopWorker(ctx context.Context, local *cluster.Local) ([]time
 	if err != nil {
 		return nil, err
 	}
+	f.load.strikes(victims)
 	at, err := local.Signal(victims[0], cluster.SignalStop)
 	if err != nil {
 		return nil, err
 	}
-	last, err := f.load.resumed(ctx, victims, at)
+	begun, all, err := f.load.resumed(ctx, at)
 	_, wakeErr := local.Signal(victims[0], cluster.SignalContinue)
-	return since(at, last), errors.Join(err, wakeErr)
+	return since(at, begun, all), errors.Join(err, wakeErr)
 }
 
-func since(at, last time.Time) []time.Duration {
-	if last.IsZero() {
+func since(at, begun, all time.Time) []time.Duration {
+	if begun.IsZero() {
 		return nil
 	}
-	return []time.Duration{last.Sub(at)}
+	return []time.Duration{begun.Sub(at), all.Sub(at)}
 }
 
 // victims chooses n workers once all of them compute.

@@ -52,6 +52,11 @@ type load struct {
 
 	mu    sync.Mutex
 	nodes map[string]*wire.Heartbeat
+	// given are the tasks without a result that queues gave out, counted them all; fault
+	// is what is being looked at.
+	given   map[taskOf]givenTo
+	counted int
+	fault   *fault
 	// done are the results of the last moments.
 	done   map[taskOf]computed
 	recent []computed
@@ -65,6 +70,20 @@ type load struct {
 type taskOf struct {
 	job  uint64
 	task int
+}
+
+// givenTo is who was given a task last; number is lower for those given earlier.
+type givenTo struct {
+	node   string
+	number int
+}
+
+// fault is what befell workers while they held tasks.
+type fault struct {
+	victims []string
+	// held are those that they had been given, and the order. What their queues still
+	// gave them then is among it.
+	held map[taskOf]givenTo
 }
 
 // computed is where and when a task that has a result was computed and stored.
@@ -88,30 +107,34 @@ func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error)
 	if _, err := cluster.Seed(ctx, files, nil); err != nil {
 		return nil, err
 	}
-	l := &load{work: w, api: client.New(local.Broker()), files: files, nodes: make(map[string]*wire.Heartbeat), done: make(map[taskOf]computed),
-		changed: make(chan struct{}, 1)}
+	l := &load{work: w, api: client.New(local.Broker()), files: files, nodes: make(map[string]*wire.Heartbeat), given: make(map[taskOf]givenTo),
+		done: make(map[taskOf]computed), changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
-	stopBeats, err := local.Broker().Listen(broker.SubjectHeartbeats, func(m *broker.Message) { l.heard(m.Data) })
-	if err != nil {
-		cancel()
-		return nil, err
+	subjects := []string{broker.SubjectHeartbeats, broker.SubjectClosed}
+	for _, name := range local.Names(wire.RoleWorker) {
+		subjects = append(subjects, broker.SubjectGiven(name))
 	}
-	stopClosed, err := local.Broker().Listen(broker.SubjectClosed, func(*broker.Message) {
-		l.mu.Lock()
-		l.closed = time.Now()
-		l.mu.Unlock()
+	listening, err := local.Broker().ListenAll(subjects, func(m *broker.Message) {
+		switch m.To {
+		case broker.SubjectHeartbeats:
+			l.heard(m.Data)
+		case broker.SubjectClosed:
+			l.mu.Lock()
+			l.closed = time.Now()
+			l.mu.Unlock()
+		default:
+			l.gave(m)
+		}
 	})
 	if err != nil {
 		cancel()
-		stopBeats()
 		return nil, err
 	}
 	stopResults, err := local.Broker().FollowResults(ctx, 1, func(_ context.Context, m *broker.Stored) { l.stored(m) })
 	if err != nil {
 		cancel()
-		stopBeats()
-		stopClosed()
+		listening.Stop()
 		return nil, err
 	}
 	group.Go(func() { l.submit(ctx) })
@@ -119,8 +142,7 @@ func startLoad(ctx context.Context, local *cluster.Local, w work) (*load, error)
 		cancel()
 		group.Wait()
 		stopResults()
-		stopBeats()
-		stopClosed()
+		listening.Stop()
 	}
 	return l, nil
 }
@@ -218,6 +240,26 @@ func (l *load) heard(p []byte) {
 	l.tell()
 }
 
+// gave takes in that a queue has answered a worker, with a task perhaps.
+func (l *load) gave(m *broker.Message) {
+	job, task, ok := broker.TaskOf(m.Subject)
+	node, known := broker.NodeOfGiven(m.To)
+	if !ok || !known {
+		return
+	}
+	t := taskOf{job, task}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.done[t]; ok {
+		return
+	}
+	l.counted++
+	l.given[t] = givenTo{node, l.counted}
+	if l.fault != nil && slices.Contains(l.fault.victims, node) {
+		l.fault.held[t] = l.given[t]
+	}
+}
+
 func (l *load) lastClosed() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,6 +281,7 @@ func (l *load) stored(m *broker.Stored) {
 	c := computed{taskOf{job, task}, r.Node, r.Started, m.At}
 	l.mu.Lock()
 	l.done[c.taskOf] = c
+	delete(l.given, c.taskOf)
 	l.recent = append(l.recent, c)
 	for len(l.recent) > 0 && m.At.Sub(l.recent[0].stored) > remembered {
 		delete(l.done, l.recent[0].taskOf)
@@ -329,32 +372,70 @@ func started(h *wire.Heartbeat) []taskOf {
 	return tasks
 }
 
-// resumed waits until every task that the victims were computing at the moment of
-// the fault has a result, and returns when the last of those that others computed
-// was begun; the zero time when the victims had ended them all.
-func (l *load) resumed(ctx context.Context, victims []string, at time.Time) (last time.Time, err error) {
-	var tasks []taskOf
+// strikes notes what workers hold that are about to be struck by a fault.
+func (l *load) strikes(victims []string) {
 	l.mu.Lock()
-	for _, name := range victims {
-		tasks = append(tasks, started(l.nodes[name])...)
+	defer l.mu.Unlock()
+	l.fault = &fault{victims, make(map[taskOf]givenTo)}
+	for t, g := range l.given {
+		if slices.Contains(victims, g.node) {
+			l.fault.held[t] = g
+		}
 	}
-	l.mu.Unlock()
+}
+
+// resumed waits until every task that the victims held has a result. Of those that
+// others computed it returns when the last one was begun, and the same of those alone
+// that the victims had begun; the zero time when there were none.
+func (l *load) resumed(ctx context.Context, at time.Time) (begun, all time.Time, err error) {
 	err = l.await(ctx, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		last = time.Time{}
-		for _, t := range tasks {
-			c, ok := l.done[t]
-			if !ok {
-				return false
+		begun, all = time.Time{}, time.Time{}
+		for _, name := range l.fault.victims {
+			first := givenTo{}
+			var firstBegun, startedBegun time.Time
+			names := started(l.nodes[name])
+			for _, t := range names {
+				if _, ok := l.fault.held[t]; !ok {
+					l.fault.held[t] = givenTo{node: name} // it was given it by the coordinator
+				}
 			}
-			if !slices.Contains(victims, c.node) && c.started.After(at) && c.started.After(last) {
-				last = c.started
+			for t, g := range l.fault.held {
+				c, ok := l.done[t]
+				if !ok {
+					return false
+				}
+				if g.node != name || slices.Contains(l.fault.victims, c.node) || c.started.Before(at) {
+					continue // it was done
+				}
+				all = later(all, c.started)
+				if slices.Contains(names, t) {
+					startedBegun = later(startedBegun, c.started)
+				}
+				if first.node == "" || g.number < first.number {
+					first, firstBegun = g, c.started
+				}
 			}
+			// One that had begun with the next task, and had not come to say so.
+			if startedBegun.IsZero() {
+				startedBegun = firstBegun
+			}
+			begun = later(begun, startedBegun)
 		}
 		return true
 	})
-	return last, err
+	l.mu.Lock()
+	l.fault = nil
+	l.mu.Unlock()
+	return begun, all, err
+}
+
+func later(x, y time.Time) time.Time {
+	if y.After(x) {
+		return y
+	}
+	return x
 }
 
 // gap is the longest time without a result between two moments.

@@ -31,7 +31,7 @@ type Core interface {
 	Listen(subject string, fn func(*Message)) (stop func(), err error)
 	// ListenAll is Listen for several subjects. Their messages come in the order in which
 	// they have reached this process.
-	ListenAll(subjects []string, fn func(*Message)) (stop func(), err error)
+	ListenAll(subjects []string, fn func(*Message)) (Listening, error)
 	// Ask sends a request and waits for one answer. It returns [ErrNobody] when
 	// the server knows that nobody listens.
 	Ask(ctx context.Context, subject string, data []byte) ([]byte, error)
@@ -102,8 +102,9 @@ type Core interface {
 	// PublishTask puts a task into the queue. It doesn't wait: the future does. A
 	// task that is queued already is refused, which [IsExists] tells.
 	PublishTask(job uint64, task int, data []byte) (Future, error)
-	// Tasks opens a queue, by its name, for pulling.
-	Tasks(ctx context.Context, queue string) (TaskQueue, error)
+	// Tasks opens a queue, by its name, for a node to pull. Who listens to
+	// [SubjectGiven] is told of every task that it is given.
+	Tasks(ctx context.Context, node, queue string) (TaskQueue, error)
 	// Adopt makes a delivery of a task that another worker took and can't carry out
 	// any more, from its reply subject. It returns [ErrNotTask] for a subject that
 	// is none.
@@ -166,10 +167,22 @@ type Stored struct {
 	removed bool
 }
 
+// Listening is what [Core.ListenAll] began.
+type Listening interface {
+	// Add listens to a further subject, Remove no longer.
+	Add(subject string) error
+	Remove(subject string)
+	// Stop ends it. It may be called again.
+	Stop()
+}
+
 // Message is one that isn't stored.
 type Message struct {
 	Subject string
-	Data    []byte
+	// To is the subject, perhaps one with wildcards, that was listened to.
+	To    string
+	Data  []byte
+	Reply string
 	// Respond answers a request; nil when none was made.
 	Respond func([]byte) error
 }

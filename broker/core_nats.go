@@ -28,7 +28,7 @@ func (b *Broker) Listen(subject string, fn func(*Message)) (stop func(), err err
 }
 
 func message(m *nats.Msg) *Message {
-	msg := &Message{Subject: m.Subject, Data: m.Data}
+	msg := &Message{Subject: m.Subject, To: m.Sub.Subject, Data: m.Data, Reply: m.Reply}
 	if m.Reply != "" {
 		msg.Respond = m.Respond
 	}
@@ -38,36 +38,75 @@ func message(m *nats.Msg) *Message {
 // listenAhead is how many messages may wait for whoever listens to several subjects.
 const listenAhead = 1 << 16
 
+// listening is a [Listening].
+type listening struct {
+	nc   *nats.Conn
+	ch   chan *nats.Msg
+	over chan struct{}
+	mu   sync.Mutex
+	subs map[string]*nats.Subscription // nil when it has ended
+}
+
 // ListenAll is Listen for several subjects: the client has a goroutine for each
 // subscription, and they would overtake each other.
-func (b *Broker) ListenAll(subjects []string, fn func(*Message)) (stop func(), err error) {
-	ch, over := make(chan *nats.Msg, listenAhead), make(chan struct{})
-	var subs []*nats.Subscription
-	stop = sync.OnceFunc(func() {
-		for _, sub := range subs {
-			_ = sub.Unsubscribe()
-		}
-		close(over)
-	})
+func (b *Broker) ListenAll(subjects []string, fn func(*Message)) (Listening, error) {
+	l := &listening{nc: b.NC, ch: make(chan *nats.Msg, listenAhead), over: make(chan struct{}), subs: make(map[string]*nats.Subscription)}
 	for _, subject := range subjects {
-		sub, err := b.NC.ChanSubscribe(subject, ch)
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("listen to %s: %w", subject, err)
+		if err := l.Add(subject); err != nil {
+			l.Stop()
+			return nil, err
 		}
-		subs = append(subs, sub)
 	}
 	go func() {
 		for {
 			select {
-			case m := <-ch:
+			case m := <-l.ch:
 				fn(message(m))
-			case <-over:
+			case <-l.over:
 				return
 			}
 		}
 	}()
-	return stop, nil
+	return l, nil
+}
+
+// Add listens to a further subject.
+func (l *listening) Add(subject string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.subs == nil || l.subs[subject] != nil {
+		return nil
+	}
+	sub, err := l.nc.ChanSubscribe(subject, l.ch)
+	if err != nil {
+		return fmt.Errorf("listen to %s: %w", subject, err)
+	}
+	l.subs[subject] = sub
+	return nil
+}
+
+// Remove ends the listening to a subject.
+func (l *listening) Remove(subject string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if sub := l.subs[subject]; sub != nil {
+		_ = sub.Unsubscribe()
+		delete(l.subs, subject)
+	}
+}
+
+// Stop ends it.
+func (l *listening) Stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.subs == nil {
+		return
+	}
+	for _, sub := range l.subs {
+		_ = sub.Unsubscribe()
+	}
+	l.subs = nil
+	close(l.over)
 }
 
 // Ask sends a request and waits for one answer. It returns [ErrNobody] when

@@ -77,7 +77,7 @@ func TestAcknowledgementOfAnotherLife(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tasks, err := b.Tasks(ctx, name)
+		tasks, err := b.Tasks(ctx, "node", name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestAdoptedTask(t *testing.T) {
 	if err := publish(t, b, 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	tasks, err := b.Tasks(ctx, name)
+	tasks, err := b.Tasks(ctx, "node", name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -335,7 +335,7 @@ func TestPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queue, err := b.Tasks(g.ctx, name)
+	queue, err := b.Tasks(g.ctx, "node", name)
 	if err != nil {
 		t.Fatal(err)
 	}

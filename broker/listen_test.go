@@ -14,7 +14,7 @@ func TestListenAllKeepsTheOrder(t *testing.T) {
 	const messages = 20_000
 	b, ctx := brokertest.New(t), testContext(t)
 	seen, all := 0, make(chan struct{})
-	stop, err := b.ListenAll([]string{"one", "two"}, func(m *broker.Message) {
+	listening, err := b.ListenAll([]string{"one", "two"}, func(m *broker.Message) {
 		if want := [...]string{"one", "two"}[seen%2]; m.Subject != want || string(m.Data) != strconv.Itoa(seen) {
 			t.Errorf("message %s of %s, want %d of %s", m.Data, m.Subject, seen, want)
 		}
@@ -25,7 +25,7 @@ func TestListenAllKeepsTheOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
+	defer listening.Stop()
 	for i := range messages {
 		if err := b.Publish([...]string{"one", "two"}[i%2], []byte(strconv.Itoa(i))); err != nil {
 			t.Fatal(err)
@@ -36,8 +36,8 @@ func TestListenAllKeepsTheOrder(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("some are missing")
 	}
-	stop()
-	stop() // does nothing
+	listening.Stop()
+	listening.Stop() // does nothing
 	if err := b.Publish("one", []byte("after the end")); err != nil {
 		t.Fatal(err)
 	}

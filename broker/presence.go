@@ -12,20 +12,17 @@ import (
 const heartbeatEvery = 200 * time.Millisecond
 
 // At most changesPerSecond heartbeats a second tell of changes for long, and
-// changesAtOnce for a moment; briskPerSecond where tasks are so short that what a node
-// holds is another thing all the time, and every coordinator reads it.
+// changesAtOnce for a moment.
 const (
-	changesPerSecond = 400
+	changesPerSecond = 100
 	changesAtOnce    = 200
-	briskPerSecond   = 100
 )
 
 // Announce makes a node known: it publishes heartbeats, at once when changed
 // says so, and answers pings. As long as changes are not very many there is no pause
-// between two: a task that no heartbeat names waits for the ack wait when its node
-// dies. Brisk, which may be nil, reports that tasks are very short now. Announce blocks
-// until ctx ends and then says that the node leaves.
-func Announce(ctx context.Context, b Core, changed <-chan struct{}, brisk func() bool, beat func() wire.Heartbeat) error {
+// between two: what a node computes is told at once. Announce blocks until ctx ends and
+// then says that the node leaves.
+func Announce(ctx context.Context, b Core, changed <-chan struct{}, beat func() wire.Heartbeat) error {
 	name := beat().Node
 	marshal := func(leaving bool) []byte {
 		h := beat()
@@ -43,7 +40,7 @@ func Announce(ctx context.Context, b Core, changed <-chan struct{}, brisk func()
 	defer stop()
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
-	allowed := allowance{most: changesAtOnce}
+	allowed := allowance{perSecond: changesPerSecond, most: changesAtOnce}
 	for {
 		// A failed publish is a lost connection: the next heartbeat after it tells the same.
 		_ = b.Publish(SubjectHeartbeat(name), marshal(false))
@@ -54,10 +51,6 @@ func Announce(ctx context.Context, b Core, changed <-chan struct{}, brisk func()
 		case <-tick.C:
 			continue
 		case <-changed:
-		}
-		allowed.perSecond = changesPerSecond
-		if brisk != nil && brisk() {
-			allowed.perSecond = briskPerSecond
 		}
 		if wait := allowed.take(time.Now()); wait > 0 {
 			select {

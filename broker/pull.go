@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ const more = 5 * time.Millisecond
 
 // puller asks queues for tasks, one question at a time. All questions of a connection
 // have one subscription for their answers: the client's own way makes one for each, and
-// takes the server more time than the task.
+// takes the server more time than the task. They come to a subject of the node's, where
+// coordinators listen too: what was on its way to a node that died is known so.
 type puller struct {
 	nc *nats.Conn
 	mu sync.Mutex
@@ -43,12 +45,14 @@ type puller struct {
 	sub   *nats.Subscription
 	inbox string
 	asked uint64
+	// node is whom the answers are for.
+	node string
 }
 
 // taskQueue is a [TaskQueue] on a consumer.
 type taskQueue struct {
 	*puller
-	name string
+	node, name string
 	// question is what it is asked, for a number of tasks.
 	question string
 }
@@ -83,8 +87,13 @@ func (q taskQueue) NextSome(ctx context.Context, most int) ([]Delivery, error) {
 }
 
 func (q taskQueue) some(ctx context.Context, most int) (list []Delivery, err error) {
+	if q.sub != nil && q.puller.node != q.node {
+		_ = q.sub.Unsubscribe()
+		q.puller.sub = nil
+	}
 	if q.sub == nil {
-		q.puller.inbox = q.nc.NewInbox()
+		inbox := q.nc.NewInbox()
+		q.puller.node, q.puller.inbox = q.node, prefixGiven+q.node+inbox[strings.LastIndexByte(inbox, '.'):]
 		if q.puller.sub, err = q.nc.SubscribeSync(q.inbox + ".*"); err != nil {
 			return nil, err
 		}

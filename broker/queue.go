@@ -249,8 +249,8 @@ func (b *Broker) OpenQueue(ctx context.Context, job uint64, inFlight int) (queue
 	return queue, nil
 }
 
-// Tasks opens a queue, by the name that [Broker.OpenQueue] gave it, for pulling.
-func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
+// Tasks opens a queue, by the name that [Broker.OpenQueue] gave it, for a node to pull.
+func (b *Broker) Tasks(ctx context.Context, node, queue string) (TaskQueue, error) {
 	consumer, err := b.Consumer(ctx, queue)
 	if err != nil {
 		return nil, err
@@ -259,7 +259,7 @@ func (b *Broker) Tasks(ctx context.Context, queue string) (TaskQueue, error) {
 	if info.Config.MaxAckPending < maxInFlight {
 		question = nextOfLimited
 	}
-	return taskQueue{&b.pull, info.Name, question}, nil
+	return taskQueue{&b.pull, node, info.Name, question}, nil
 }
 
 // Consumer opens the consumer of a queue.

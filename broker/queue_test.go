@@ -161,7 +161,7 @@ func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 	if err := publish(t, b, 1, 1); err != nil {
 		t.Fatal(err)
 	}
-	tasks, err := b.Tasks(ctx, queue)
+	tasks, err := b.Tasks(ctx, "node", queue)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestSuspendedQueueIsOpenedAgain(t *testing.T) {
 	if err := errors.Join(late.InProgress(), late.Nak(), late.Ack()); err != nil {
 		t.Fatal(err)
 	}
-	if tasks, err = b.Tasks(ctx, queue); err != nil {
+	if tasks, err = b.Tasks(ctx, "node", queue); err != nil {
 		t.Fatal(err)
 	}
 	if again := next(t, ctx, tasks); again.NumDelivered() != 1 {
@@ -215,7 +215,7 @@ func TestQueueWithALimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queue, err := b.Tasks(ctx, name)
+	queue, err := b.Tasks(ctx, "node", name)
 	if err != nil {
 		t.Fatal(err)
 	}

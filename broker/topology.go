@@ -72,6 +72,7 @@ const (
 	prefixPing      = "idunno.ping."
 	prefixProgress  = "idunno.progress."
 	prefixRescue    = "idunno.rescue."
+	prefixGiven     = "idunno.given."
 	// prefixStore is where brokers take results that they store together; those that
 	// do are members of groupStore.
 	prefixStore = "idunno.store."
@@ -128,6 +129,19 @@ func SubjectPing(node string) string { return prefixPing + node }
 
 // SubjectRescue is where a worker is given the tasks of a dead one.
 func SubjectRescue(node string) string { return prefixRescue + node }
+
+// SubjectGiven matches what the queues answer a node: the tasks that it is given. Whoever
+// listens sees each, under the task's subject, as soon as the node could.
+func SubjectGiven(node string) string { return prefixGiven + node + ".>" }
+
+// NodeOfGiven is the inverse of [SubjectGiven].
+func NodeOfGiven(subject string) (node string, ok bool) {
+	s, ok := strings.CutPrefix(subject, prefixGiven)
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(s, ".>")
+}
 
 // SubjectProgress is where the progress of a training job is told.
 func SubjectProgress(job uint64) string { return prefixProgress + strconv.FormatUint(job, 10) }
@@ -194,7 +208,16 @@ func jobTask(job uint64, task int) string {
 
 // TaskOfResult is the inverse of [SubjectResult].
 func TaskOfResult(subject string) (job uint64, task int, ok bool) {
-	s, ok := strings.CutPrefix(subject, prefixResults)
+	return parseJobTask(subject, prefixResults)
+}
+
+// TaskOf is the inverse of [SubjectTask].
+func TaskOf(subject string) (job uint64, task int, ok bool) {
+	return parseJobTask(subject, prefixTasks)
+}
+
+func parseJobTask(subject, prefix string) (job uint64, task int, ok bool) {
+	s, ok := strings.CutPrefix(subject, prefix)
 	if !ok {
 		return 0, 0, false
 	}

@@ -31,7 +31,7 @@ func (r *rig) pose(name string) *posed {
 	var done sync.WaitGroup
 	started := time.Now().UnixNano()
 	done.Go(func() {
-		_ = broker.Announce(ctx, p.conn, p.changed, nil, func() wire.Heartbeat {
+		_ = broker.Announce(ctx, p.conn, p.changed, func() wire.Heartbeat {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return wire.Heartbeat{Schema: wire.Schema, Node: name, Role: wire.RoleWorker, Incarnation: started, Slots: 1, InFlight: slices.Clone(p.held)}

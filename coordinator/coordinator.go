@@ -100,7 +100,7 @@ func Run(ctx context.Context, cfg Config) error {
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAnnounce()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return broker.Announce(announce, cfg.Broker, c.changed, nil, c.heartbeat) })
+	group.Go(func() error { return broker.Announce(announce, cfg.Broker, c.changed, c.heartbeat) })
 	group.Go(func() error { return c.roll.Follow(ctx) })
 	group.Go(func() error {
 		defer stopAnnounce() // it leaves when it no longer leads

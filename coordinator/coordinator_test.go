@@ -320,7 +320,7 @@ func TestDeadNodeTasksMoveAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	announced := make(chan error, 1)
 	go func() {
-		announced <- broker.Announce(ctx, dying, nil, nil, func() wire.Heartbeat {
+		announced <- broker.Announce(ctx, dying, nil, func() wire.Heartbeat {
 			return wire.Heartbeat{Schema: wire.Schema, Node: "dying", Role: wire.RoleWorker, Incarnation: 1, Slots: 1,
 				InFlight: []wire.InFlight{{Job: job, Task: task.Task, Reply: msg.Reply()}}}
 		})

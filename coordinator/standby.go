@@ -135,6 +135,7 @@ func (c *coordinator) readResults(ctx context.Context, last uint64, do func(cont
 		case m == nil:
 		default:
 			if job, task, ok := broker.TaskOfResult(m.Subject); ok {
+				c.roll.Stored(job, task)
 				r := wire.ReceiveResult(job, task, m.Data)
 				do(ctx, func() { fold(r, m.Seq, m.At) })
 			}

@@ -62,7 +62,7 @@ func (r *rig) worker(name string, held ...wire.InFlight) (die func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = broker.Announce(ctx, b, nil, nil, func() wire.Heartbeat {
+		_ = broker.Announce(ctx, b, nil, func() wire.Heartbeat {
 			return wire.Heartbeat{Schema: wire.Schema, Node: name, Role: wire.RoleWorker, Incarnation: 1, Slots: 1, InFlight: held}
 		})
 	}()

@@ -216,7 +216,7 @@ func (w *worker) fetchTasks(ctx context.Context, job uint64, name string, queue 
 		open, done := w.link.during(bound)
 		defer done()
 		var err error
-		if queue, err = w.Broker.Tasks(open, name); err != nil {
+		if queue, err = w.Broker.Tasks(open, w.Name, name); err != nil {
 			return nil, err
 		}
 		w.table.opened(job, name, queue)

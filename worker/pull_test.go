@@ -141,7 +141,7 @@ func TestTaskThatComesDuringADrainGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	pulling, stop := context.WithCancel(ctx)
-	tasks, err := w.Broker.Tasks(ctx, w.table.jobs[1].name)
+	tasks, err := w.Broker.Tasks(ctx, "node", w.table.jobs[1].name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 // taken takes the next task as a worker that dies with it.
 func (r *rig) taken() broker.Delivery {
 	r.t.Helper()
-	tasks, err := r.b.Tasks(r.ctx, r.queue)
+	tasks, err := r.b.Tasks(r.ctx, "node", r.queue)
 	r.must(err)
 	for {
 		d, err := tasks.Next(r.ctx)

@@ -122,7 +122,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	announce, stopAnnounce := context.WithCancel(context.WithoutCancel(ctx))
 	announced := make(chan error, 1)
-	go func() { announced <- broker.Announce(announce, cfg.Broker, w.hand.changed, w.brisk, w.heartbeat) }()
+	go func() { announced <- broker.Announce(announce, cfg.Broker, w.hand.changed, w.heartbeat) }()
 
 	background, stopBackground := context.WithCancel(work)
 	var aside errgroup.Group

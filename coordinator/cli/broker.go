@@ -220,7 +220,7 @@ func (a *app) joinBroker(ctx context.Context, cfg embedded.Config, srv *embedded
 	}
 	beat := wire.Heartbeat{Schema: wire.Schema, Node: cfg.Name, Role: wire.RoleBroker, Incarnation: time.Now().UnixNano(),
 		Version: version(), Address: localAddress(b), PID: os.Getpid(), Cores: runtime.NumCPU()}
-	aside.Go(func() { _ = broker.Announce(ctx, b, nil, nil, func() wire.Heartbeat { return beat }) })
+	aside.Go(func() { _ = broker.Announce(ctx, b, nil, func() wire.Heartbeat { return beat }) })
 	return func() {
 		stopStores()
 		stopEvents()

@@ -49,7 +49,7 @@ func (r *Roll) rescue(ctx context.Context, o sched.Orphan) bool {
 // the first result wins.
 func (r *Roll) place(ctx context.Context, o sched.Orphan, to string, request []byte) {
 	for range maxOffers {
-		if r.offer(ctx, to, request) {
+		if r.offer(ctx, o, to, request) {
 			return
 		}
 		r.mu.Lock()
@@ -68,7 +68,7 @@ func (r *Roll) place(ctx context.Context, o sched.Orphan, to string, request []b
 // offer asks a worker to take a task, and reports whether it does. One that has its
 // hands full says so; one that is dying too, as workers on one machine do, doesn't
 // answer, and the news of its death ends the wait.
-func (r *Roll) offer(ctx context.Context, to string, request []byte) bool {
+func (r *Roll) offer(ctx context.Context, o sched.Orphan, to string, request []byte) bool {
 	within, cancel := context.WithTimeout(ctx, offerWait)
 	defer cancel()
 	f := &offer{to, cancel}
@@ -76,10 +76,12 @@ func (r *Roll) offer(ctx context.Context, to string, request []byte) bool {
 	r.offers[f] = struct{}{}
 	r.mu.Unlock()
 	answer, err := r.broker.Ask(within, broker.SubjectRescue(to), request)
+	taken := err == nil && string(answer) == wire.RescueTaken
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	delete(r.offers, f)
-	r.mu.Unlock()
-	return err == nil && string(answer) == wire.RescueTaken
+	// One that has died since no longer has it, and nobody else would be told.
+	return taken && r.members.Given(to, o.Job, o.Task, o.Reply, time.Now()) == nil
 }
 
 // withdraw ends the wait for a node's answers. Call it locked.

@@ -59,6 +59,8 @@ type Roll struct {
 	orphans []orphan
 	// offers are the rescues that wait for an answer.
 	offers map[*offer]struct{}
+	// listening is where the list hears of nodes, and of the tasks that each is given.
+	listening broker.Listening
 }
 
 type taskKey struct {
@@ -81,17 +83,24 @@ func New(b broker.Core, log *slog.Logger) *Roll {
 func (r *Roll) Follow(ctx context.Context) error {
 	// In order: that a node's connection has closed says another thing before its last
 	// heartbeat, with which it left, than after it.
-	quiet, err := r.broker.ListenAll([]string{broker.SubjectHeartbeats, broker.SubjectClosed}, func(m *broker.Message) {
-		if m.Subject == broker.SubjectClosed {
-			r.closed(ctx, m.Data)
-		} else {
+	begun := make(chan struct{})
+	listening, err := r.broker.ListenAll([]string{broker.SubjectHeartbeats, broker.SubjectClosed}, func(m *broker.Message) {
+		<-begun
+		switch m.To {
+		case broker.SubjectHeartbeats:
 			r.observe(ctx, m.Data)
+		case broker.SubjectClosed:
+			r.closed(ctx, m.Data)
+		default:
+			r.given(ctx, m)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	defer quiet()
+	defer listening.Stop()
+	r.listening = listening
+	close(begun)
 	changes, stop := r.broker.ConnectionChanges()
 	defer stop()
 	defer r.aside.Wait()
@@ -134,11 +143,26 @@ func (r *Roll) tick(ctx context.Context, now time.Time) (ask []string) {
 		r.members.Grace(now)
 	}
 	ask, orphans := r.members.Tick(now)
+	r.follow()
 	r.release(ctx, orphans)
 	if len(orphans) > 0 {
 		r.tell()
 	}
 	return ask
+}
+
+// follow listens for what is given to workers that are new on the list, and no longer
+// to those that have been forgotten. Call it locked.
+func (r *Roll) follow() {
+	come, gone := r.members.Turnover()
+	for _, name := range gone {
+		r.listening.Remove(broker.SubjectGiven(name))
+	}
+	for _, name := range come {
+		if err := r.listening.Add(broker.SubjectGiven(name)); err != nil {
+			r.log.Debug("what a node takes is known from its heartbeats only", "node", name, "error", err)
+		}
+	}
 }
 
 func (r *Roll) observe(ctx context.Context, p []byte) {
@@ -151,6 +175,7 @@ func (r *Roll) observe(ctx context.Context, p []byte) {
 		return
 	}
 	r.heard = now
+	r.follow()
 	r.release(ctx, orphans)
 	if left {
 		r.tell()
@@ -168,6 +193,25 @@ func (r *Roll) closed(ctx context.Context, p []byte) {
 	defer r.mu.Unlock()
 	name, orphans := r.members.Closed(c.Conn, time.Now())
 	r.dead(ctx, name, orphans)
+}
+
+// given takes in that a queue has answered a node, with a task perhaps.
+func (r *Roll) given(ctx context.Context, m *broker.Message) {
+	job, task, ok := broker.TaskOf(m.Subject)
+	node, known := broker.NodeOfGiven(m.To)
+	if !ok || !known {
+		return // it had none
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.release(ctx, r.members.Given(node, job, task, m.Reply, time.Now()))
+}
+
+// Stored takes in that a task has a result.
+func (r *Roll) Stored(job uint64, task int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members.Stored(job, task)
 }
 
 // ping asks a silent node whether it lives. "No responders" comes from the
@@ -230,21 +274,29 @@ func (r *Roll) release(ctx context.Context, orphans []sched.Orphan) {
 	}
 	back := false
 	for _, o := range orphans {
-		if !o.Crashed {
-			// Nobody computed it yet: in the queue it is the next one to be taken.
+		if !o.Urgent {
+			// In the queue it is the next one to be taken.
 			r.broker.HandBack(o.Reply)
 			back = true
 			continue
 		}
-		r.crashes[taskKey{o.Job, o.Task}]++
-		if r.rescue(ctx, o) {
-			r.aside.Go(func() { r.noteCrash(ctx, o) })
+		if o.Crashed {
+			r.crashes[taskKey{o.Job, o.Task}]++
+		}
+		taken := r.rescue(ctx, o)
+		if !taken && !o.Crashed {
+			r.broker.HandBack(o.Reply)
+			back = true
 			continue
 		}
 		r.aside.Go(func() {
-			r.noteCrash(ctx, o) // first, so that whoever gets it knows
-			r.broker.HandBack(o.Reply)
-			_ = r.broker.Wake()
+			if o.Crashed {
+				r.noteCrash(ctx, o) // first, so that whoever gets it from the queue knows
+			}
+			if !taken {
+				r.broker.HandBack(o.Reply)
+				_ = r.broker.Wake()
+			}
 		})
 	}
 	if back {

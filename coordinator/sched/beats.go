@@ -30,7 +30,8 @@ func lasting(p []byte) []byte {
 func (m *Members) Receive(p []byte, now time.Time) (orphans []Orphan, left bool, err error) {
 	head := lasting(p)
 	if n := m.heads[string(head)]; n != nil && (n.State == wire.NodeAlive || n.State == wire.NodeDraining) && len(p) <= maxUnread {
-		n.unread, n.Seen, n.given = p, now, 0
+		n.unread, n.Seen = p, now
+		n.heard()
 		return nil, false, nil
 	}
 	h, err := wire.ParseHeartbeat(p)

@@ -35,6 +35,14 @@ type Members struct {
 	conns map[string]string
 	// heads finds them by what their heartbeats begin with.
 	heads map[string]*member
+	// given are the tasks that queues gave out a moment ago, in the order of their
+	// numbers; counted is the last one, swept when old ones were last dropped.
+	given   map[taskID]given
+	counted uint64
+	swept   time.Time
+	// come and gone are the workers that were heard of for the first time, and those that
+	// were forgotten, since somebody asked.
+	come, gone []string
 }
 
 type member struct {
@@ -52,8 +60,11 @@ type member struct {
 	// not been read.
 	head   string
 	unread []byte
-	// given counts the tasks handed to the node since its last heartbeat.
-	given int
+	// offered counts the tasks offered to the node since its last heartbeat.
+	offered int
+	// done are the tasks whose results have come since the node's last heartbeat, and
+	// doneBefore those that had come since the one before: it may still name them.
+	done, doneBefore []taskID
 }
 
 // Orphan is a task that a node held and can no longer look after.
@@ -64,11 +75,14 @@ type Orphan struct {
 	Incarnation int64
 	// Crashed says that the node died while it computed the task.
 	Crashed bool
+	// Urgent says that it did so, or was about to: nothing else of the node's was
+	// further on.
+	Urgent bool
 }
 
 // NewMembers returns an empty list.
 func NewMembers() *Members {
-	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member)}
+	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member), given: make(map[taskID]given)}
 }
 
 // Observe takes a heartbeat into account. It returns the in-flight tasks of an
@@ -81,6 +95,9 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		}
 		n = &member{Node: wire.Node{Since: now}}
 		m.nodes[h.Node] = n
+		if h.Role == wire.RoleWorker {
+			m.come = append(m.come, h.Node)
+		}
 	}
 	n.read()
 	gone := n.State == wire.NodeDead || n.State == wire.NodeLeft
@@ -91,11 +108,12 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 		return m.late(n, h, now)
 	}
 	if h.Incarnation > n.Incarnation {
-		orphans = n.orphans(n.InFlight, true)
+		orphans = m.lost(n)
 	}
 	m.reconnected(n, h.Node, h.Conn)
 	since(n.InFlight, h.InFlight, now)
-	n.Heartbeat, n.Seen, n.given = *h, now, 0
+	n.Heartbeat, n.Seen = *h, now
+	n.heard()
 	n.closed, n.released, n.unsure = "", nil, false
 	state := wire.NodeAlive
 	switch {
@@ -146,7 +164,7 @@ func (n *member) orphans(held []wire.InFlight, died bool) []Orphan {
 		if t.Copy {
 			continue // somebody else has it
 		}
-		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Incarnation: n.Incarnation, Crashed: died && t.Started})
+		list = append(list, Orphan{InFlight: t, Node: n.Node.Node, Incarnation: n.Incarnation, Crashed: died && t.Started, Urgent: died && t.Started})
 	}
 	return list
 }
@@ -169,6 +187,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 		after = 0
 		again = max(probeEvery, time.Duration(len(m.nodes))*time.Second/probesPerSecond)
 	}
+	m.sweep(now)
 	for name, n := range m.nodes {
 		silence := now.Sub(n.Seen)
 		if n.State == wire.NodeDead || n.State == wire.NodeLeft {
@@ -176,6 +195,7 @@ func (m *Members) Tick(now time.Time) (ask []string, orphans []Orphan) {
 				delete(m.conns, n.Conn)
 				m.forgetHead(n)
 				delete(m.nodes, name)
+				m.gone = append(m.gone, name)
 			}
 			continue
 		}
@@ -220,12 +240,8 @@ func (m *Members) Closed(conn string, now time.Time) (name string, orphans []Orp
 	if n.State == wire.NodeDead || n.State == wire.NodeLeft {
 		return "", nil
 	}
-	n.closed, n.released = conn, make(map[string]bool)
-	orphans = m.Gone(name, now)
-	for _, o := range orphans {
-		n.released[o.Reply] = true
-	}
-	return name, orphans
+	n.closed = conn
+	return name, m.Gone(name, now)
 }
 
 // Gone declares a node dead and returns the tasks it held.
@@ -235,8 +251,11 @@ func (m *Members) Gone(name string, now time.Time) []Orphan {
 		return nil
 	}
 	n.read()
-	orphans := n.orphans(n.InFlight, true)
-	n.InFlight = nil
+	orphans := m.lost(n)
+	n.InFlight, n.released = nil, make(map[string]bool, len(orphans))
+	for _, o := range orphans {
+		n.released[o.Reply] = true
+	}
 	n.enter(wire.NodeDead, now)
 	return orphans
 }
@@ -269,7 +288,7 @@ func (m *Members) Rescuer(o Orphan) string {
 		}
 		return 0
 	}
-	load := func(n *member) float64 { return float64(len(n.InFlight)+n.given) / float64(max(n.Heartbeat.Slots, 1)) }
+	load := func(n *member) float64 { return float64(len(n.InFlight)+n.offered) / float64(max(n.Heartbeat.Slots, 1)) }
 	for _, name := range sortedKeys(m.nodes) {
 		n := m.nodes[name]
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
@@ -277,14 +296,14 @@ func (m *Members) Rescuer(o Orphan) string {
 		}
 		n.read()
 		// Those that have no task given yet come first: a rescue waits for another.
-		if best == nil || cmp.Or(cmp.Compare(cold(n), cold(best)), cmp.Compare(n.given, best.given), cmp.Compare(load(n), load(best))) < 0 {
+		if best == nil || cmp.Or(cmp.Compare(cold(n), cold(best)), cmp.Compare(n.offered, best.offered), cmp.Compare(load(n), load(best))) < 0 {
 			best = n
 		}
 	}
 	if best == nil {
 		return ""
 	}
-	best.given++
+	best.offered++
 	return best.Node.Node
 }
 
@@ -315,8 +334,8 @@ func (m *Members) Idle(node string, allowed func(string) bool) string {
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == node {
 			continue
 		}
-		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots && (allowed == nil || allowed(name)) {
-			n.given++
+		if n.read(); len(n.InFlight)+n.offered < n.Heartbeat.Slots && (allowed == nil || allowed(name)) {
+			n.offered++
 			return name
 		}
 	}
@@ -329,7 +348,7 @@ func (m *Members) AnyIdle() bool {
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive {
 			continue
 		}
-		if n.read(); len(n.InFlight)+n.given < n.Heartbeat.Slots {
+		if n.read(); len(n.InFlight)+n.offered < n.Heartbeat.Slots {
 			return true
 		}
 	}

@@ -592,6 +592,9 @@ func (c *Conn) follow(ctx context.Context, stream *[]broker.Stored, from uint64,
 
 // matches reports whether a subject is one of a pattern's.
 func matches(pattern, subject string) bool {
+	if prefix, all := strings.CutSuffix(pattern, ">"); all {
+		return strings.HasPrefix(subject, prefix) && subject != prefix
+	}
 	prefix, wild := strings.CutSuffix(pattern, "*")
 	return pattern == subject || wild && strings.HasPrefix(subject, prefix) && !strings.Contains(subject[len(prefix):], ".")
 }

@@ -159,7 +159,7 @@ func (w *World) publishTask(by string, job uint64, task int, data []byte) error 
 }
 
 // Tasks opens a queue for pulling.
-func (c *Conn) Tasks(ctx context.Context, name string) (broker.TaskQueue, error) {
+func (c *Conn) Tasks(ctx context.Context, node, name string) (broker.TaskQueue, error) {
 	return call(ctx, c, "tasks", true, func() (broker.TaskQueue, error) {
 		if c.w.tasks == nil {
 			return nil, errAway
@@ -167,13 +167,13 @@ func (c *Conn) Tasks(ctx context.Context, name string) (broker.TaskQueue, error)
 		if c.w.tasks.queues[name] == nil {
 			return nil, jetstream.ErrConsumerNotFound
 		}
-		return taskQueue{c, name}, nil
+		return taskQueue{c, node, name}, nil
 	})
 }
 
 type taskQueue struct {
-	c    *Conn
-	name string
+	c          *Conn
+	node, name string
 }
 
 // Next takes the oldest task that is free.
@@ -205,8 +205,10 @@ func (q taskQueue) Next(ctx context.Context) (broker.Delivery, error) {
 		first.delivered++
 		first.until = time.Now().Add(broker.AckWait)
 		c.w.logf("%s: delivery %d of %s", c.name, first.delivered, first.subject)
-		return &delivery{c: c, data: first.data, subject: first.subject, number: first.delivered,
-			reply: fmt.Sprintf("%s%s.%d.%d", replyPrefix, q.name, first.seq, first.delivered)}, nil
+		d := &delivery{c: c, data: first.data, subject: first.subject, number: first.delivered,
+			reply: fmt.Sprintf("%s%s.%d.%d", replyPrefix, q.name, first.seq, first.delivered)}
+		c.w.spread(strings.TrimSuffix(broker.SubjectGiven(q.node), ">")+"task", broker.Message{Subject: d.subject, Data: d.data, Reply: d.reply})
+		return d, nil
 	})
 	if d == nil || err != nil {
 		return nil, err

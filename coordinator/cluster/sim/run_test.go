@@ -116,7 +116,7 @@ func (r *run) broker() {
 	n := &node{name: "b1", conn: conn, stop: stop}
 	r.servers = append(r.servers, n)
 	beat := wire.Heartbeat{Schema: wire.Schema, Node: n.name, Role: wire.RoleBroker, Incarnation: 1}
-	r.ends.Go(func() { _ = broker.Announce(ctx, conn, nil, nil, func() wire.Heartbeat { return beat }) })
+	r.ends.Go(func() { _ = broker.Announce(ctx, conn, nil, func() wire.Heartbeat { return beat }) })
 }
 
 // boot starts a node's next life.

@@ -27,16 +27,15 @@ type message struct {
 
 // listen subscribes.
 func (c *Conn) listen(fn func(*message), patterns ...string) (stop func()) {
-	s := &sub{c: c, patterns: patterns, fn: fn}
+	return c.subscribe(fn, patterns).Stop
+}
+
+func (c *Conn) subscribe(fn func(*message), patterns []string) *sub {
+	s := &sub{c: c, patterns: slices.Clone(patterns), fn: fn}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	c.subs[s] = struct{}{}
-	return func() {
-		c.w.mu.Lock()
-		defer c.w.mu.Unlock()
-		s.stopped = true
-		delete(c.subs, s)
-	}
+	return s
 }
 
 // arrive gives a message to a subscription.
@@ -69,6 +68,16 @@ func (s *sub) run() {
 	}
 }
 
+// pattern is what the subscription has for a subject, "" for nothing.
+func (s *sub) pattern(subject string) string {
+	for _, p := range s.patterns {
+		if matches(p, subject) {
+			return p
+		}
+	}
+	return ""
+}
+
 // listeners finds the subscriptions to a subject, in a fixed order, under the lock.
 func (w *World) listeners(subject string) []*sub {
 	var found []*sub
@@ -77,7 +86,7 @@ func (w *World) listeners(subject string) []*sub {
 			continue
 		}
 		for s := range c.subs {
-			if slices.ContainsFunc(s.patterns, func(p string) bool { return matches(p, subject) }) {
+			if s.pattern(subject) != "" {
 				found = append(found, s)
 			}
 		}
@@ -107,20 +116,50 @@ func (s *sub) deliver(m *message) {
 func (c *Conn) Publish(subject string, data []byte) error {
 	data = slices.Clone(data)
 	return c.post(func() {
-		for _, s := range c.w.listeners(subject) {
-			go s.deliver(&message{Message: broker.Message{Subject: subject, Data: data}})
-		}
+		c.w.spread(subject, broker.Message{Subject: subject, Data: data})
 	})
+}
+
+// spread sends a message from the server to whoever listens to a subject, under the
+// lock.
+func (w *World) spread(subject string, m broker.Message) {
+	for _, s := range w.listeners(subject) {
+		m.To = s.pattern(subject)
+		go s.deliver(&message{Message: m})
+	}
 }
 
 // Listen subscribes.
 func (c *Conn) Listen(subject string, fn func(*broker.Message)) (func(), error) {
-	return c.ListenAll([]string{subject}, fn)
+	return c.listen(func(m *message) { fn(&m.Message) }, subject), nil
 }
 
 // ListenAll subscribes to several subjects.
-func (c *Conn) ListenAll(subjects []string, fn func(*broker.Message)) (func(), error) {
-	return c.listen(func(m *message) { fn(&m.Message) }, subjects...), nil
+func (c *Conn) ListenAll(subjects []string, fn func(*broker.Message)) (broker.Listening, error) {
+	return c.subscribe(func(m *message) { fn(&m.Message) }, subjects), nil
+}
+
+// Add listens to a further subject.
+func (s *sub) Add(subject string) error {
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	s.patterns = append(s.patterns, subject)
+	return nil
+}
+
+// Remove ends the listening to a subject.
+func (s *sub) Remove(subject string) {
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	s.patterns = slices.DeleteFunc(s.patterns, func(p string) bool { return p == subject })
+}
+
+// Stop ends the subscription.
+func (s *sub) Stop() {
+	s.c.w.mu.Lock()
+	defer s.c.w.mu.Unlock()
+	s.stopped = true
+	delete(s.c.subs, s)
 }
 
 // Wake calls the workers.
