@@ -288,7 +288,9 @@ func (m *Members) Rescuer(o Orphan) string {
 		}
 		return 0
 	}
-	load := func(n *member) float64 { return float64(len(n.InFlight)+n.offered) / float64(max(n.Heartbeat.Slots, 1)) }
+	load := func(n *member) float64 {
+		return float64(len(n.InFlight)+n.offered) / float64(max(n.Heartbeat.Slots, 1))
+	}
 	for _, name := range sortedKeys(m.nodes) {
 		n := m.nodes[name]
 		if n.Role != wire.RoleWorker || n.State != wire.NodeAlive || name == o.Node {
