@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -43,5 +45,72 @@ func TestListenAllKeepsTheOrder(t *testing.T) {
 	}
 	if err := b.NC.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whoever listens to what a node is given sees each task, with the subject of its
+// acknowledgement, and only that node's.
+func TestWhatANodeIsGiven(t *testing.T) {
+	b, ctx := brokertest.New(t), testContext(t)
+	var seen []string
+	told := make(chan string, 100)
+	listening, err := b.ListenAll(nil, func(m *broker.Message) {
+		node, ok := broker.NodeOfGiven(m.To)
+		if job, task, isTask := broker.TaskOf(m.Subject); ok && isTask {
+			told <- fmt.Sprintf("%s %d %d %s", node, job, task, m.Reply)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Stop()
+	for range 2 { // the second time does nothing
+		if err := listening.Add(broker.SubjectGiven("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name, err := b.OpenQueue(ctx, 7, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for task := range 4 {
+		if err := publish(t, b, 7, task+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func(node string) string {
+		queue, err := b.Tasks(ctx, node, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := next(t, ctx, queue)
+		_, task, _ := broker.TaskOf(d.Subject())
+		return fmt.Sprintf("%s 7 %d %s", node, task, d.Reply())
+	}
+	want := []string{take("one")}
+	take("two")
+	want = append(want, take("one"))
+	for range want {
+		select {
+		case s := <-told:
+			seen = append(seen, s)
+		case <-ctx.Done():
+			t.Fatalf("told of %v, want %v", seen, want)
+		}
+	}
+	if !slices.Equal(seen, want) {
+		t.Errorf("told of %v, want %v", seen, want)
+	}
+	listening.Remove(broker.SubjectGiven("one"))
+	listening.Remove(broker.SubjectGiven("none")) // does nothing
+	if err := b.NC.FlushWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	take("one")
+	if err := b.NC.FlushWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) > 0 {
+		t.Errorf("told of %s after the end", <-told)
 	}
 }

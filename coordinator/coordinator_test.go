@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -354,6 +355,64 @@ func TestDeadNodeTasksMoveAtOnce(t *testing.T) {
 		t.Fatalf("task %d, delivery %d", second.Task, meta.NumDelivered)
 	}
 	r.until(alive(wire.NodeDead))
+}
+
+// A worker dies before it comes to say what it was given, and is given another task when
+// it is dead already.
+func TestWhatADeadNodeWasGivenMovesAtOnce(t *testing.T) {
+	r := newRig(t)
+	r.coordinator("c1")
+	dying := brokertest.Connect(t, r.url)
+	ctx, cancel := context.WithCancel(r.ctx)
+	announced := make(chan error, 1)
+	go func() {
+		announced <- broker.Announce(ctx, dying, nil, func() wire.Heartbeat {
+			return wire.Heartbeat{Schema: wire.Schema, Node: "dying", Role: wire.RoleWorker, Incarnation: 1, Slots: 1}
+		})
+	}()
+	defer func() { cancel(); <-announced }()
+	state := func(want wire.NodeState) func() bool {
+		return func() bool {
+			nodes, err := r.c.Nodes(r.ctx)
+			r.must(err)
+			return slices.ContainsFunc(nodes.Nodes, func(n wire.Node) bool { return n.Node == "dying" && n.State == want })
+		}
+	}
+	r.until(state(wire.NodeAlive))
+	job := r.submit(1, 3)
+	r.until(func() bool { return r.queueOf(job) != "" })
+	// The ack wait brings tasks too, but says nothing on anybody's behalf.
+	spoken, err := r.b.NC.SubscribeSync("$JS.ACK.>")
+	r.must(err)
+	r.must(r.b.NC.Flush())
+	take := func(b *broker.Broker) (reply string) {
+		tasks, err := b.Tasks(r.ctx, "dying", r.queueOf(job))
+		r.must(err)
+		r.until(func() bool {
+			d, err := tasks.Next(r.ctx)
+			r.must(err)
+			if d != nil {
+				reply = d.Reply()
+			}
+			return d != nil
+		})
+		return reply
+	}
+	handedBack := func(replies ...string) {
+		t.Helper()
+		for range replies {
+			said, err := spoken.NextMsgWithContext(r.ctx)
+			r.must(err)
+			if string(said.Data) != "-NAK" || !slices.Contains(replies, said.Subject) {
+				t.Errorf("%s to %s, want -NAK to one of %v", said.Data, said.Subject, replies)
+			}
+		}
+	}
+	first, second := take(dying), take(dying)
+	dying.NC.Close()
+	handedBack(first, second)
+	r.until(state(wire.NodeDead))
+	handedBack(take(r.b))
 }
 
 func (r *rig) until(ok func() bool) {
