@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 		c.standby = &standby{coordinator: c, ctx: ctx}
 		c.standby.start()
 		defer func() { c.standby.stop() }()
-		return lease.Run(ctx, lease.Config{Bucket: leases{bucket}, Key: broker.KeyLeader, Holder: c.holder(), TTL: broker.LeaseTTL,
+		return lease.Run(ctx, lease.Config{Bucket: leases{bucket, cfg.Broker}, Key: broker.KeyLeader, Holder: c.holder(), TTL: broker.LeaseTTL,
 			Prepare: c.prepare, Dead: c.isDead, Poke: c.roll.Died()}, c.lead)
 	})
 	return group.Wait()
@@ -150,7 +150,23 @@ func (c *coordinator) isDead(holder string) bool {
 }
 
 // leases is the lease's bucket.
-type leases struct{ broker.Bucket }
+type leases struct {
+	broker.Bucket
+	core broker.Core
+}
+
+// errAway is why the lease is not renewed.
+var errAway = errors.New("no connection")
+
+// Update doesn't ask without a connection. The client would ask when it has the next
+// one, long after the lease has ended; and where somebody has deleted the bucket
+// meanwhile, its revisions count from 1 again, and the one meant is another leader's.
+func (b leases) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if !b.core.Connected() {
+		return 0, errAway
+	}
+	return b.Bucket.Update(ctx, key, value, revision)
+}
 
 func (b leases) Get(ctx context.Context, key string) (holder []byte, revision uint64, err error) {
 	e, err := b.Bucket.Get(ctx, key)

@@ -288,14 +288,23 @@ func (c *Conn) ready(ctx context.Context) bool {
 }
 
 // travel takes a message to the server or back; false when it got lost. It goes
-// on when the sender no longer waits.
+// on when the sender no longer waits. What is sent without a connection waits for the
+// next one; what is sent over one that is cut off, for the end of that, or is lost with
+// the connection.
 func (c *Conn) travel(f fate) bool {
+	c.w.mu.Lock()
+	life, connected := c.life, c.connected
+	c.w.mu.Unlock()
 	if f.lost || !c.ready(context.Background()) {
 		return false
 	}
 	c.w.mu.Lock()
-	life := c.life
+	same := c.life == life
+	life = c.life
 	c.w.mu.Unlock()
+	if connected && !same {
+		return false
+	}
 	t := time.NewTimer(f.delay)
 	defer t.Stop()
 	select {
