@@ -37,6 +37,8 @@ type held struct {
 	batches chan fetched
 	// tried are the tries before this one that gave no result.
 	tried []wire.Attempt
+	// urgent says that it goes before all others.
+	urgent bool
 	// crashes is how many nodes have died at the task, as far as the coordinator knows.
 	crashes int
 	// apart says that the task is computed in a process of its own.

@@ -125,7 +125,7 @@ func (w *worker) welcome(ctx, work context.Context, job uint64) {
 		return
 	}
 	if t := w.take(ctx, work, &pulled{msg, job}, w.welcomes); t != nil {
-		w.urgent <- t // has room for every place
+		w.hurry(t)
 	}
 }
 

@@ -81,14 +81,14 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 		_ = msg.InProgress()
 		if w.suspicious(t) {
 			if w.prepare(ctx, t) {
-				w.urgent <- t
+				w.hurry(t)
 			}
 			return
 		}
 		// It was being computed when its worker died, so it hardly has a result. Whether
 		// it has is found out while it is computed again.
 		w.bring(t, true)
-		w.urgent <- t // has room for every place
+		w.hurry(t)
 		if w.isDone(t) {
 			t.cancel()
 		}
@@ -98,6 +98,13 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 		return errBusy
 	}
 	return nil
+}
+
+// hurry passes a task to the slots that goes before all others. There is room for every
+// place that such a task takes.
+func (w *worker) hurry(t *held) {
+	t.urgent = true
+	w.urgent <- t
 }
 
 // copy takes a task that another worker computes already, near the end of its job, if

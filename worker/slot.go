@@ -115,7 +115,7 @@ func (w *worker) compute(t *held, sessions map[string]*models.Session) (*wire.Re
 func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute func(n int, f fetched) (*wire.BatchResult, error)) error {
 	left := int64(wire.MaxOutputs)
 	for n := t.task.From; n <= t.task.To; n++ {
-		f, err := w.nextBatch(t, aside)
+		f, err := w.nextBatch(t, n == t.task.From, aside)
 		if err != nil {
 			return err
 		}
@@ -135,12 +135,28 @@ func (w *worker) batches(t *held, r *wire.Result, aside func(*held), compute fun
 	return nil
 }
 
+// dataWait is how long an urgent task waits for its first batch while others are there:
+// that of one more is a moment's work, if it isn't far away.
+const dataWait = 50 * time.Millisecond
+
 // nextBatch waits for a task's next batch. Urgent tasks come first, also when this is
-// one itself: each has begun soon, and there are no more of them than places.
-func (w *worker) nextBatch(t *held, aside func(*held)) (fetched, error) {
+// one itself, but not before its first batch: so each has begun soon, and there are no
+// more of them than places.
+func (w *worker) nextBatch(t *held, first bool, aside func(*held)) (fetched, error) {
 	urgent := w.urgent
 	if aside == nil {
 		urgent = nil
+	}
+	if urgent != nil && first && t.urgent {
+		late := time.NewTimer(dataWait)
+		defer late.Stop()
+		select {
+		case f := <-t.batches:
+			return f, f.err
+		case <-t.ctx.Done():
+			return fetched{}, t.ctx.Err()
+		case <-late.C:
+		}
 	}
 	for {
 		select {

@@ -196,8 +196,8 @@ func newWorker(ctx context.Context, cfg Config) (*worker, error) {
 	inHand, link := 2*cfg.Slots, newLink(cfg.Broker)
 	w := &worker{Config: cfg, files: files, library: newLibrary(cache, link, &cfg), hand: newHand(), table: newTable(cfg.Name, cfg.Slots),
 		status: newStatus(), tally: newTally(), link: link, ready: newLine(inHand), tokens: make(chan struct{}, inHand),
-		places: semaphore.NewWeighted(int64(max(inHand, storingMost))), rescues: make(chan struct{}, inHand), welcomes: make(chan struct{}, cfg.Slots),
-		urgent: make(chan *held, inHand+cfg.Slots), started: time.Now(), lookGap: idlePoll}
+		places: semaphore.NewWeighted(int64(max(inHand, storingMost))), rescues: make(chan struct{}, 2*inHand), welcomes: make(chan struct{}, cfg.Slots),
+		urgent: make(chan *held, 2*inHand+cfg.Slots), started: time.Now(), lookGap: idlePoll}
 	w.usual.Store(int64(2 * briskTask)) // until it is known
 	w.isolation = &isolation{w: w, lanes: 1 + cfg.Slots, most: isolatedMemory(cfg.TaskMemory)}
 	return w, nil

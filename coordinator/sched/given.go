@@ -15,8 +15,9 @@ import (
 //	given out, no result yet ──┬── named by the node's last heartbeat ── held
 //	                           └── given out after it, or just before ── held too
 //
-// Of what a dead node held, so many tasks go on at once as it had slots: those that it
-// said it computed, then the first ones it was given.
+// Of what a dead node held, two tasks a slot go on at once, as many as it computed and
+// had ready when they aren't very short: those that it said it computed, then the first
+// ones it was given. What it computed may have changed since its last word.
 
 const (
 	// tellAfter is how long before a heartbeat a task was given to its node that the
@@ -25,6 +26,8 @@ const (
 	// rememberGiven is how long a task that was given out is kept in mind without its
 	// result: by then heartbeats tell.
 	rememberGiven = 5 * time.Second
+	// urgentBySlot is how many tasks of a dead node go on at once for each of its slots.
+	urgentBySlot = 2
 	// maxGiven and maxDone bound what strange messages can do.
 	maxGiven = 1 << 17
 	maxDone  = 1 << 12
@@ -98,7 +101,8 @@ func (n *member) heard() {
 // lost takes from a node what it held and returns it.
 func (m *Members) lost(n *member) []Orphan {
 	name := n.Node.Node
-	free := max(n.Heartbeat.Slots, 1)
+	slots := max(n.Heartbeat.Slots, 1) // that it had for what it came not to name
+	urgent := urgentBySlot * slots
 	number := make(map[taskID]uint64) // of what waits there, the earlier the lower
 	var list []Orphan
 	named := make(map[taskID]bool, len(n.InFlight))
@@ -113,7 +117,8 @@ func (m *Members) lost(n *member) []Orphan {
 			number[id] = g.number
 		}
 		if t.Started {
-			free--
+			slots--
+			urgent--
 		}
 		list = append(list, n.orphans([]wire.InFlight{t}, true)...)
 	}
@@ -132,11 +137,12 @@ func (m *Members) lost(n *member) []Orphan {
 		return cmp.Compare(number[taskID{x.Job, x.Task}], number[taskID{y.Job, y.Task}])
 	})
 	for i := range list {
-		if o := &list[i]; !o.Urgent && free > 0 {
+		if o := &list[i]; !o.Urgent && urgent > 0 {
 			// What no heartbeat has named may have been begun in that moment, and be why the
 			// node died; what one named as waiting most likely wasn't.
-			o.Urgent, o.Crashed = true, !named[taskID{o.Job, o.Task}]
-			free--
+			o.Urgent, o.Crashed = true, slots > 0 && !named[taskID{o.Job, o.Task}]
+			slots--
+			urgent--
 		}
 	}
 	return list

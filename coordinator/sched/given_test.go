@@ -48,8 +48,8 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 		said                   *wire.Heartbeat
 		tasks, urgent, crashed []int
 	}{
-		{"given after the heartbeat, the first ones may be why it died", func(m *Members) { give(t, m, "a", start, 7, 5, 6) }, nil,
-			[]int{7, 5, 6}, []int{7, 5}, []int{7, 5}},
+		{"given after the heartbeat, the first ones may be why it died", func(m *Members) { give(t, m, "a", start, 7, 5, 6, 8, 9, 1) }, nil,
+			[]int{7, 5, 6, 8, 9, 1}, []int{7, 5, 6, 8}, []int{7, 5}},
 		{"have results", func(m *Members) {
 			give(t, m, "a", start, 7, 5, 6)
 			m.Stored(1, 7)
@@ -57,15 +57,15 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 			m.Stored(1, 6)
 			m.Stored(2, 5) // another job's
 		}, nil, []int{5}, []int{5}, []int{5}},
-		{"named, one computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5) }, started(beat("a", 1, 5, 4, 3), 4),
-			[]int{3, 4, 5}, []int{3, 4}, []int{4}},
-		{"both computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5) }, started(beat("a", 1, 5, 4, 3), 4, 5),
-			[]int{3, 4, 5}, []int{4, 5}, []int{4, 5}},
+		{"named, one computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5, 6, 7) }, started(beat("a", 1, 5, 6, 4, 3), 5),
+			[]int{3, 4, 5, 6, 7}, []int{3, 4, 5, 6}, []int{5}},
+		{"two computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5, 6, 7) }, started(beat("a", 1, 5, 4, 3, 6), 6, 5),
+			[]int{3, 4, 5, 6, 7}, []int{3, 4, 5, 6}, []int{5, 6}},
 		{"computed and done since", func(m *Members) {
-			give(t, m, "a", start, 3, 4, 5, 6)
-			m.Observe(started(beat("a", 1, 6, 5, 4, 3), 3, 4), start)
+			give(t, m, "a", start, 3, 4, 5, 6, 7)
+			m.Observe(started(beat("a", 1, 5, 4, 3), 3, 4), start)
 			m.Stored(1, 3)
-		}, nil, []int{4, 5, 6}, []int{4, 5}, []int{4}},
+		}, nil, []int{4, 5, 6, 7}, []int{4, 5, 6, 7}, []int{4}},
 		{"done, and named by a heartbeat that was on its way", func(m *Members) {
 			give(t, m, "a", start, 3, 4)
 			m.Stored(1, 3)

@@ -75,8 +75,7 @@ type Orphan struct {
 	Incarnation int64
 	// Crashed says that the node died while it computed the task.
 	Crashed bool
-	// Urgent says that it did so, or was about to: nothing else of the node's was
-	// further on.
+	// Urgent says that it did so, or was about to.
 	Urgent bool
 }
 
