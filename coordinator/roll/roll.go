@@ -247,7 +247,13 @@ func (r *Roll) dead(ctx context.Context, name string, orphans []sched.Orphan) {
 	r.withdraw(name)
 	r.release(ctx, orphans)
 	r.tell()
-	r.log.Warn("node is dead", "node", name, "tasks_released", len(orphans))
+	done := 0
+	for _, o := range orphans {
+		if o.Done {
+			done++
+		}
+	}
+	r.log.Warn("node is dead", "node", name, "tasks_released", len(orphans)-done)
 }
 
 func (r *Roll) tell() {

@@ -80,7 +80,7 @@ func (m *Members) Stored(job uint64, task int) {
 	}
 	delete(m.given, id)
 	if n := m.nodes[g.node]; n != nil && len(n.done) < maxDone {
-		n.done = append(n.done, id)
+		n.done = append(n.done, wire.InFlight{Job: job, Task: task, Reply: g.reply})
 	}
 }
 
@@ -105,10 +105,18 @@ func (m *Members) lost(n *member) []Orphan {
 	urgent := urgentBySlot * slots
 	number := make(map[taskID]uint64) // of what waits there, the earlier the lower
 	var list []Orphan
+	// What is done goes back to its queue, where that is found out, unless the node had
+	// come to acknowledge it.
+	done := n.orphans(slices.Concat(n.doneBefore, n.done), false)
+	isDone := make(map[taskID]bool, len(done))
+	for i := range done {
+		done[i].Done = true
+		isDone[taskID{done[i].Job, done[i].Task}] = true
+	}
 	named := make(map[taskID]bool, len(n.InFlight))
 	for _, t := range n.InFlight {
 		id := taskID{t.Job, t.Task}
-		if named[id] = true; slices.Contains(n.done, id) || slices.Contains(n.doneBefore, id) {
+		if named[id] = true; isDone[id] {
 			continue
 		}
 		if g, ok := m.given[id]; ok && g.node != name && !t.Copy {
@@ -145,7 +153,8 @@ func (m *Members) lost(n *member) []Orphan {
 			urgent--
 		}
 	}
-	return list
+	n.done, n.doneBefore = nil, nil
+	return append(list, done...)
 }
 
 // sweep forgets what heartbeats tell by now.

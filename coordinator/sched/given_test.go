@@ -56,7 +56,7 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 			m.Stored(1, 6)
 			m.Stored(1, 6)
 			m.Stored(2, 5) // another job's
-		}, nil, []int{5}, []int{5}, []int{5}},
+		}, nil, []int{5, 7, 6}, []int{5}, []int{5}}, // nobody knows whether it acknowledged them
 		{"named, one computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5, 6, 7) }, started(beat("a", 1, 5, 6, 4, 3), 5),
 			[]int{3, 4, 5, 6, 7}, []int{3, 4, 5, 6}, []int{5}},
 		{"two computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5, 6, 7) }, started(beat("a", 1, 5, 4, 3, 6), 6, 5),
@@ -65,11 +65,17 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 			give(t, m, "a", start, 3, 4, 5, 6, 7)
 			m.Observe(started(beat("a", 1, 5, 4, 3), 3, 4), start)
 			m.Stored(1, 3)
-		}, nil, []int{4, 5, 6, 7}, []int{4, 5, 6, 7}, []int{4}},
+		}, nil, []int{4, 5, 6, 7, 3}, []int{4, 5, 6, 7}, []int{4}},
 		{"done, and named by a heartbeat that was on its way", func(m *Members) {
 			give(t, m, "a", start, 3, 4)
 			m.Stored(1, 3)
-		}, started(beat("a", 1, 3, 4), 3), []int{4}, []int{4}, nil},
+		}, started(beat("a", 1, 3, 4), 3), []int{4, 3}, []int{4}, nil},
+		{"done long ago", func(m *Members) {
+			give(t, m, "a", start, 3)
+			m.Stored(1, 3)
+			m.Observe(beat("a", 1), start)
+			m.Observe(beat("a", 1), start)
+		}, nil, nil, nil, nil},
 		{"not named although there was time", func(m *Members) { give(t, m, "a", start.Add(-tellAfter-1), 3) }, beat("a", 1), nil, nil, nil},
 		{"not named, and there was little time", func(m *Members) { give(t, m, "a", start.Add(-tellAfter), 3) }, beat("a", 1), []int{3}, []int{3}, []int{3}},
 		{"by now another one's", func(m *Members) {
@@ -100,7 +106,13 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tasks, urgent, crashed := what(m.Gone("a", start))
+		orphans := m.Gone("a", start)
+		for _, o := range orphans {
+			if o.Done && (o.Urgent || o.Reply != "r") {
+				t.Errorf("%s: %+v", c.name, o)
+			}
+		}
+		tasks, urgent, crashed := what(orphans)
 		if !slices.Equal(tasks, c.tasks) || !slices.Equal(urgent, c.urgent) || !slices.Equal(crashed, c.crashed) {
 			t.Errorf("%s: %v, urgent %v, crashed %v; want %v, %v, %v", c.name, tasks, urgent, crashed, c.tasks, c.urgent, c.crashed)
 		}

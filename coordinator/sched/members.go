@@ -64,7 +64,7 @@ type member struct {
 	offered int
 	// done are the tasks whose results have come since the node's last heartbeat, and
 	// doneBefore those that had come since the one before: it may still name them.
-	done, doneBefore []taskID
+	done, doneBefore []wire.InFlight
 }
 
 // Orphan is a task that a node held and can no longer look after.
@@ -77,6 +77,9 @@ type Orphan struct {
 	Crashed bool
 	// Urgent says that it did so, or was about to.
 	Urgent bool
+	// Done says that the task has a result; perhaps the node had not come to
+	// acknowledge it.
+	Done bool
 }
 
 // NewMembers returns an empty list.
