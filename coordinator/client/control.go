@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -14,35 +16,62 @@ import (
 // Cancel stops a job. Cancelling a job that has ended returns a *[wire.Error]
 // with code job_ended.
 func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error) {
-	return c.control(ctx, broker.SubjectCancel, job)
+	reply, again, err := c.control(ctx, broker.SubjectCancel, job)
+	var refusal *wire.Error
+	if !again || !errors.As(err, &refusal) || refusal.Code != wire.CodeJobEnded {
+		return reply, err
+	}
+	// It may have been cancelled by the first request, whose answer was another one.
+	if now, lookErr := c.Job(ctx, job); lookErr == nil && now.Stats != nil && now.Stats.State == wire.StateCancelled {
+		return now, nil
+	}
+	return nil, err
 }
 
 // Pause keeps a job from running until it is resumed; its results stay. One that is
 // paused already stays so, one that has all its results ends. It returns a
 // *[wire.Error] with code job_ended for a job that has ended.
 func (c *Client) Pause(ctx context.Context, job uint64) (*wire.JobReply, error) {
-	return c.control(ctx, broker.SubjectPause, job)
+	reply, _, err := c.control(ctx, broker.SubjectPause, job)
+	return reply, err
 }
 
 // Resume lets a paused job go on. Its errors are those of [Client.Pause].
 func (c *Client) Resume(ctx context.Context, job uint64) (*wire.JobReply, error) {
-	return c.control(ctx, broker.SubjectResume, job)
+	reply, _, err := c.control(ctx, broker.SubjectResume, job)
+	return reply, err
 }
 
-// control asks for a change of a job.
-func (c *Client) control(ctx context.Context, subject string, job uint64) (*wire.JobReply, error) {
+// control asks for a change of a job. Again says that it took more than one request.
+func (c *Client) control(ctx context.Context, subject string, job uint64) (reply *wire.JobReply, again bool, err error) {
 	body, err := json.Marshal(wire.JobRequest{Job: job})
 	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
+		return nil, false, fmt.Errorf("encode request: %w", err)
 	}
-	var reply wire.JobReply
-	if err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, askWait, &reply); err != nil {
-		return nil, err
+	return change(ctx, c, subject, body, func(r *wire.JobReply) *wire.Error { return r.Error })
+}
+
+// change makes a request again while the answer is that the cluster can't give one now: the
+// coordinator that has it leads no longer, or has waited for its disk too long.
+func change[R any](ctx context.Context, c *Client, subject string, body []byte, refused func(*R) *wire.Error) (reply *R, again bool, err error) {
+	for deadline := time.Now().Add(electWait); ; again = true {
+		reply = new(R)
+		if err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, askWait, reply); err != nil {
+			return nil, again, err
+		}
+		e := refused(reply)
+		switch {
+		case e == nil:
+			return reply, again, nil
+		case e.Code != wire.CodeUnavailable || time.Now().After(deadline):
+			return nil, again, e
+		}
+		select {
+		case <-ctx.Done():
+			return nil, again, context.Cause(ctx)
+		case <-time.After(retryGap):
+		}
 	}
-	if reply.Error != nil {
-		return nil, reply.Error
-	}
-	return &reply, nil
 }
 
 // Settings returns the cluster's settings.
@@ -58,12 +87,9 @@ func (c *Client) Set(ctx context.Context, changes []byte) (*wire.Settings, error
 }
 
 func (c *Client) settings(ctx context.Context, changes []byte) (*wire.Settings, error) {
-	var reply wire.SettingsReply
-	if err := c.askMsg(ctx, &nats.Msg{Subject: broker.SubjectSettings, Data: changes}, askWait, &reply); err != nil {
+	reply, _, err := change(ctx, c, broker.SubjectSettings, changes, func(r *wire.SettingsReply) *wire.Error { return r.Error })
+	if err != nil {
 		return nil, err
-	}
-	if reply.Error != nil {
-		return nil, reply.Error
 	}
 	return reply.Settings, nil
 }
