@@ -407,7 +407,7 @@ func (l *load) resumed(ctx context.Context, at time.Time) (begun, all time.Time,
 					return false
 				}
 				if g.node != name || slices.Contains(l.fault.victims, c.node) || c.started.Before(at) {
-					continue // it was done
+					continue // another victim's, or done or begun before
 				}
 				all = later(all, c.started)
 				if slices.Contains(names, t) {

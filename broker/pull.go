@@ -74,7 +74,7 @@ func (q taskQueue) NextSome(ctx context.Context, most int) ([]Delivery, error) {
 	defer q.mu.Unlock()
 	list, err := q.some(ctx, most)
 	if err != nil && !errors.Is(err, errNoTask) && q.sub != nil {
-		_ = q.sub.Unsubscribe()
+		go handBackLate(q.nc, q.sub)
 		q.puller.sub = nil
 	}
 	if len(list) > 0 {
@@ -84,6 +84,24 @@ func (q taskQueue) NextSome(ctx context.Context, most int) ([]Delivery, error) {
 		err = fmt.Errorf("ask queue %s: %w", q.name, err)
 	}
 	return nil, err
+}
+
+// handBackLate hands back what still comes in answer to questions that were given up,
+// until the queue has it back anyway. The server sends it although nobody waits for it:
+// coordinators listen.
+func handBackLate(nc *nats.Conn, sub *nats.Subscription) {
+	ctx, cancel := context.WithTimeout(context.Background(), AckWait)
+	defer cancel()
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			_ = sub.Unsubscribe()
+			return
+		}
+		if m.Header.Get(headerStatus) == "" {
+			_ = nc.Publish(m.Reply, []byte(nak))
+		}
+	}
 }
 
 func (q taskQueue) some(ctx context.Context, most int) (list []Delivery, err error) {

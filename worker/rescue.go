@@ -85,8 +85,8 @@ func (w *worker) rescue(ctx, work context.Context, p []byte) error {
 			}
 			return
 		}
-		// It was being computed when its worker died, so it hardly has a result. Whether
-		// it has is found out while it is computed again.
+		// It was being computed or waited for that when its worker died, so it hardly has a
+		// result. Whether it has is found out while it is computed.
 		w.bring(t, true)
 		w.hurry(t)
 		if w.isDone(t) {

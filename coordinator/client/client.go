@@ -49,38 +49,39 @@ func New(b *broker.Broker) *Client { return &Client{b: b} }
 
 // ask sends a request and decodes the answer, again while nobody answers.
 func (c *Client) ask(ctx context.Context, subject string, body []byte, reply any) error {
-	return c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, firstWait, reply)
+	_, err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, firstWait, reply)
+	return err
 }
 
 // askMsg is ask; wait bounds the first try. A request that must not be made twice
-// while its first answer is on its way has [askWait].
-func (c *Client) askMsg(ctx context.Context, request *nats.Msg, wait time.Duration, reply any) error {
-	deadline := time.Now().Add(retryWait)
-	for {
+// while its first answer is on its way has [askWait]. Again says that it was made more
+// than once: it may have been carried out before.
+func (c *Client) askMsg(ctx context.Context, request *nats.Msg, wait time.Duration, reply any) (again bool, err error) {
+	for deadline := time.Now().Add(retryWait); ; again = true {
 		within, cancel := context.WithTimeout(ctx, wait)
 		msg, err := c.b.NC.RequestMsgWithContext(within, request)
 		cancel()
 		if err == nil {
 			if err := json.Unmarshal(msg.Data, reply); err != nil {
-				return fmt.Errorf("decode the coordinator's answer: %w", err)
+				return again, fmt.Errorf("decode the coordinator's answer: %w", err)
 			}
-			return nil
+			return again, nil
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return again, context.Cause(ctx)
 		}
 		if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("ask the coordinator: %w", err)
+			return again, fmt.Errorf("ask the coordinator: %w", err)
 		}
 		if time.Now().After(deadline) {
-			return ErrNoCoordinator
+			return again, ErrNoCoordinator
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			wait = min(2*wait, askWait)
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return again, context.Cause(ctx)
 		case <-time.After(retryGap):
 		}
 	}
@@ -138,7 +139,7 @@ func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
 func (c *Client) submit(ctx context.Context, id string, doc []byte) (Submitted, error) {
 	var reply wire.SubmitReply
 	request := &nats.Msg{Subject: broker.SubjectSubmit, Data: doc, Header: nats.Header{jetstream.MsgIDHeader: []string{id}}}
-	err := c.askMsg(ctx, request, firstWait, &reply)
+	_, err := c.askMsg(ctx, request, firstWait, &reply)
 	if errors.Is(err, ErrNoCoordinator) {
 		ack, err := c.b.JS.Publish(ctx, broker.SubjectJobs, doc, jetstream.WithMsgID(id))
 		if broker.IsFull(err) {

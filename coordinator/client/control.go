@@ -21,7 +21,7 @@ func (c *Client) Cancel(ctx context.Context, job uint64) (*wire.JobReply, error)
 	if !again || !errors.As(err, &refusal) || refusal.Code != wire.CodeJobEnded {
 		return reply, err
 	}
-	// It may have been cancelled by the first request, whose answer was another one.
+	// It may have been cancelled by an earlier request, which had no answer or another one.
 	if now, lookErr := c.Job(ctx, job); lookErr == nil && now.Stats != nil && now.Stats.State == wire.StateCancelled {
 		return now, nil
 	}
@@ -42,7 +42,8 @@ func (c *Client) Resume(ctx context.Context, job uint64) (*wire.JobReply, error)
 	return reply, err
 }
 
-// control asks for a change of a job. Again says that it took more than one request.
+// control asks for a change of a job. Again says that it took more than one request: an
+// earlier one may have made the change.
 func (c *Client) control(ctx context.Context, subject string, job uint64) (reply *wire.JobReply, again bool, err error) {
 	body, err := json.Marshal(wire.JobRequest{Job: job})
 	if err != nil {
@@ -56,7 +57,8 @@ func (c *Client) control(ctx context.Context, subject string, job uint64) (reply
 func change[R any](ctx context.Context, c *Client, subject string, body []byte, refused func(*R) *wire.Error) (reply *R, again bool, err error) {
 	for deadline := time.Now().Add(electWait); ; again = true {
 		reply = new(R)
-		if err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, askWait, reply); err != nil {
+		more, err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, askWait, reply)
+		if again = again || more; err != nil {
 			return nil, again, err
 		}
 		e := refused(reply)

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -211,7 +212,7 @@ func (r *Roll) given(ctx context.Context, m *broker.Message) {
 func (r *Roll) Stored(job uint64, task int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members.Stored(job, task)
+	r.members.Stored(job, task, time.Now())
 }
 
 // ping asks a silent node whether it lives. "No responders" comes from the
@@ -271,8 +272,13 @@ func (r *Roll) release(ctx context.Context, orphans []sched.Orphan) {
 	}
 	if r.plans == nil {
 		now := time.Now()
+		fresh := slices.IndexFunc(r.orphans, func(o orphan) bool { return now.Sub(o.at) < broker.AckWait })
+		if fresh < 0 {
+			fresh = len(r.orphans)
+		}
+		r.orphans = slices.Delete(r.orphans, 0, fresh) // the queue has them back
 		for _, o := range orphans {
-			if len(r.orphans) < maxOrphans {
+			if len(r.orphans) < maxOrphans && !o.Done {
 				r.orphans = append(r.orphans, orphan{o, now})
 			}
 		}
@@ -280,8 +286,8 @@ func (r *Roll) release(ctx context.Context, orphans []sched.Orphan) {
 	}
 	back := false
 	for _, o := range orphans {
-		if !o.Urgent {
-			// In the queue it is the next one to be taken.
+		if !o.Urgent || r.plans[o.Job] == nil {
+			// In the queue it is the next one to be taken, if its job has not ended.
 			r.broker.HandBack(o.Reply)
 			back = true
 			continue

@@ -31,7 +31,7 @@ func (m *Members) Receive(p []byte, now time.Time) (orphans []Orphan, left bool,
 	head := lasting(p)
 	if n := m.heads[string(head)]; n != nil && (n.State == wire.NodeAlive || n.State == wire.NodeDraining) && len(p) <= maxUnread {
 		n.unread, n.Seen = p, now
-		n.heard()
+		n.heard(now)
 		return nil, false, nil
 	}
 	h, err := wire.ParseHeartbeat(p)

@@ -21,8 +21,9 @@ import (
 
 const (
 	// tellAfter is how long before a heartbeat a task was given to its node that the
-	// heartbeat would name if the node still had it.
-	tellAfter = 500 * time.Millisecond
+	// heartbeat would name if the node still had it: it may first look up whether there
+	// is a result.
+	tellAfter = 2 * time.Second
 	// rememberGiven is how long a task that was given out is kept in mind without its
 	// result: by then heartbeats tell.
 	rememberGiven = 5 * time.Second
@@ -63,6 +64,9 @@ func (m *Members) Given(node string, job uint64, task int, reply string, now tim
 		return []Orphan{{InFlight: wire.InFlight{Job: job, Task: task, Reply: reply}, Node: node, Incarnation: n.Incarnation}}
 	}
 	id := taskID{job, task}
+	if _, done := m.early[id]; done {
+		return nil
+	}
 	if _, known := m.given[id]; !known && len(m.given) >= maxGiven {
 		return nil
 	}
@@ -72,10 +76,13 @@ func (m *Members) Given(node string, job uint64, task int, reply string, now tim
 }
 
 // Stored notes that a task has a result: nobody holds it any more.
-func (m *Members) Stored(job uint64, task int) {
+func (m *Members) Stored(job uint64, task int, now time.Time) {
 	id := taskID{job, task}
 	g, ok := m.given[id]
 	if !ok {
+		if len(m.early) < maxDone {
+			m.early[id] = now
+		}
 		return
 	}
 	delete(m.given, id)
@@ -93,15 +100,25 @@ func (m *Members) Turnover() (come, gone []string) {
 }
 
 // heard notes that the node has told what it holds.
-func (n *member) heard() {
-	n.offered = 0
+func (n *member) heard(now time.Time) {
+	n.offered, n.told = 0, now
 	n.doneBefore, n.done = n.done, n.doneBefore[:0]
+}
+
+// leaves takes from a node what it has given up itself.
+func (m *Members) leaves(n *member) {
+	n.InFlight, n.done, n.doneBefore = nil, nil, nil
+	for id, g := range m.given {
+		if g.node == n.Node.Node {
+			delete(m.given, id)
+		}
+	}
 }
 
 // lost takes from a node what it held and returns it.
 func (m *Members) lost(n *member) []Orphan {
 	name := n.Node.Node
-	slots := max(n.Heartbeat.Slots, 1) // that it had for what it came not to name
+	slots := max(n.Heartbeat.Slots, 1) // those that no task is known to have been computed in
 	urgent := urgentBySlot * slots
 	number := make(map[taskID]uint64) // of what waits there, the earlier the lower
 	var list []Orphan
@@ -135,7 +152,7 @@ func (m *Members) lost(n *member) []Orphan {
 			continue
 		}
 		delete(m.given, id)
-		if named[id] || n.Seen.Sub(g.at) > tellAfter {
+		if named[id] || n.told.Sub(g.at) > tellAfter {
 			continue
 		}
 		number[id] = g.number
@@ -166,6 +183,11 @@ func (m *Members) sweep(now time.Time) {
 	for id, g := range m.given {
 		if now.Sub(g.at) > rememberGiven {
 			delete(m.given, id)
+		}
+	}
+	for id, at := range m.early {
+		if now.Sub(at) > time.Second {
+			delete(m.early, id)
 		}
 	}
 }

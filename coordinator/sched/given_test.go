@@ -52,10 +52,10 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 			[]int{7, 5, 6, 8, 9, 1}, []int{7, 5, 6, 8}, []int{7, 5}},
 		{"have results", func(m *Members) {
 			give(t, m, "a", start, 7, 5, 6)
-			m.Stored(1, 7)
-			m.Stored(1, 6)
-			m.Stored(1, 6)
-			m.Stored(2, 5) // another job's
+			m.Stored(1, 7, start)
+			m.Stored(1, 6, start)
+			m.Stored(1, 6, start)
+			m.Stored(2, 5, start) // another job's
 		}, nil, []int{5, 7, 6}, []int{5}, []int{5}}, // nobody knows whether it acknowledged them
 		{"named, one computed", func(m *Members) { give(t, m, "a", start, 3, 4, 5, 6, 7) }, started(beat("a", 1, 5, 6, 4, 3), 5),
 			[]int{3, 4, 5, 6, 7}, []int{3, 4, 5, 6}, []int{5}},
@@ -64,15 +64,15 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 		{"computed and done since", func(m *Members) {
 			give(t, m, "a", start, 3, 4, 5, 6, 7)
 			m.Observe(started(beat("a", 1, 5, 4, 3), 3, 4), start)
-			m.Stored(1, 3)
+			m.Stored(1, 3, start)
 		}, nil, []int{4, 5, 6, 7, 3}, []int{4, 5, 6, 7}, []int{4}},
 		{"done, and named by a heartbeat that was on its way", func(m *Members) {
 			give(t, m, "a", start, 3, 4)
-			m.Stored(1, 3)
+			m.Stored(1, 3, start)
 		}, started(beat("a", 1, 3, 4), 3), []int{4, 3}, []int{4}, nil},
 		{"done long ago", func(m *Members) {
 			give(t, m, "a", start, 3)
-			m.Stored(1, 3)
+			m.Stored(1, 3, start)
 			m.Observe(beat("a", 1), start)
 			m.Observe(beat("a", 1), start)
 		}, nil, nil, nil, nil},
@@ -86,13 +86,39 @@ func TestWhatADeadNodeHeldIsKnownWithoutItsHeartbeats(t *testing.T) {
 			give(t, m, "b", start, 3)
 			give(t, m, "a", start, 3)
 		}, nil, []int{3}, []int{3}, []int{3}},
+		{"a result that came first", func(m *Members) {
+			m.Stored(1, 3, start)
+			give(t, m, "a", start, 3, 4)
+		}, nil, []int{4}, []int{4}, []int{4}},
+		{"nobody listened since", func(m *Members) {
+			give(t, m, "a", start, 3)
+			m.Grace(start.Add(2 * tellAfter))
+		}, nil, []int{3}, []int{3}, []int{3}},
+		{"given up when it left, and here again", func(m *Members) {
+			give(t, m, "a", start, 3, 4)
+			m.Stored(1, 4, start)
+			leaving := beat("a", 1)
+			leaving.Leaving = true
+			m.Observe(leaving, start)
+			if orphans := m.Observe(beat("a", 2), start); orphans != nil {
+				t.Errorf("given up by itself, and yet %v", orphans)
+			}
+		}, nil, nil, nil, nil},
+		{"taken by one who had it from a node that left", func(m *Members) {
+			give(t, m, "b", start, 3)
+			leaving := beat("b", 1)
+			leaving.Leaving = true
+			m.Observe(leaving, start)
+		}, beat("a", 1, 3), []int{3}, []int{3}, nil},
 		{"forgotten", func(m *Members) {
 			give(t, m, "a", start, 3)
 			m.Tick(start.Add(deadAfter / 2)) // too early
 			m.Observe(beat("a", 1), start.Add(rememberGiven))
 			m.Observe(beat("b", 1), start.Add(rememberGiven))
 			m.Tick(start.Add(rememberGiven + time.Millisecond))
-			if len(m.given) > 0 {
+			m.Stored(1, 4, start.Add(rememberGiven))
+			m.Tick(start.Add(rememberGiven + 2*time.Second))
+			if len(m.given) > 0 || len(m.early) > 0 {
 				t.Error("never forgotten")
 			}
 		}, nil, nil, nil, nil},

@@ -35,9 +35,11 @@ type Members struct {
 	conns map[string]string
 	// heads finds them by what their heartbeats begin with.
 	heads map[string]*member
-	// given are the tasks that queues gave out a moment ago, in the order of their
-	// numbers; counted is the last one, swept when old ones were last dropped.
+	// given are the tasks that queues gave out a moment ago, numbered as they were given;
+	// counted is the last number. early are results that came before that was known, swept
+	// is when old ones of both were last dropped.
 	given   map[taskID]given
+	early   map[taskID]time.Time
 	counted uint64
 	swept   time.Time
 	// come and gone are the workers that were heard of for the first time, and those that
@@ -62,6 +64,8 @@ type member struct {
 	unread []byte
 	// offered counts the tasks offered to the node since its last heartbeat.
 	offered int
+	// told is when the node told last what it holds: Seen is later where nobody listened.
+	told time.Time
 	// done are the tasks whose results have come since the node's last heartbeat, and
 	// doneBefore those that had come since the one before: it may still name them.
 	done, doneBefore []wire.InFlight
@@ -84,7 +88,7 @@ type Orphan struct {
 
 // NewMembers returns an empty list.
 func NewMembers() *Members {
-	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member), given: make(map[taskID]given)}
+	return &Members{nodes: make(map[string]*member), conns: make(map[string]string), heads: make(map[string]*member), given: make(map[taskID]given), early: make(map[taskID]time.Time)}
 }
 
 // Observe takes a heartbeat into account. It returns the in-flight tasks of an
@@ -109,20 +113,20 @@ func (m *Members) Observe(h *wire.Heartbeat, now time.Time) (orphans []Orphan) {
 	if h.Conn != "" && h.Conn == n.closed {
 		return m.late(n, h, now)
 	}
-	if h.Incarnation > n.Incarnation {
+	if h.Incarnation > n.Incarnation && !gone {
 		orphans = m.lost(n)
 	}
 	m.reconnected(n, h.Node, h.Conn)
 	since(n.InFlight, h.InFlight, now)
 	n.Heartbeat, n.Seen = *h, now
-	n.heard()
+	n.heard(now)
 	n.closed, n.released, n.unsure = "", nil, false
 	state := wire.NodeAlive
 	switch {
 	case h.Leaving:
 		state = wire.NodeLeft
 		orphans = append(orphans, n.orphans(h.InFlight, false)...)
-		n.InFlight = nil
+		m.leaves(n)
 	case h.Draining:
 		state = wire.NodeDraining
 	}
