@@ -154,8 +154,13 @@ func dial(ctx context.Context, servers string, wait time.Duration, opts []nats.O
 // a proxy in front of one.
 func retriable(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF) || errors.As(err, &op)
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF) || errors.As(err, &op) ||
+		strings.HasPrefix(err.Error(), textOverlap)
 }
+
+// textOverlap begins the client's error about a server that asks a question before it
+// answers the client's own: as one does after two seconds, where the way is slow.
+const textOverlap = "nats: expected 'PONG'"
 
 // redact removes user names and passwords from URLs before they are shown.
 func redact(servers string) string {
