@@ -242,9 +242,8 @@ func (l *load) heard(p []byte) {
 
 // gave takes in that a queue has answered a worker, with a task perhaps.
 func (l *load) gave(m *broker.Message) {
-	job, task, ok := broker.TaskOf(m.Subject)
-	node, known := broker.NodeOfGiven(m.To)
-	if !ok || !known {
+	node, job, task, ok := broker.Given(m)
+	if !ok {
 		return
 	}
 	t := taskOf{job, task}

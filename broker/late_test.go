@@ -1,30 +1,16 @@
 package broker
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"idunno/broker/embedded"
 )
 
 // A task that comes in answer to a question that was given up goes back to its queue, and
 // what is no task is left alone.
 func TestLateAnswersAreHandedBack(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	server, err := embedded.Start(embedded.Config{Port: -1, Store: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
-	b, err := Connect(ctx, Config{Servers: server.URL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
+	g := newGrouped(t)
+	ctx, b := g.ctx, g.connect()
 	said, err := b.NC.SubscribeSync("reply.*")
 	if err != nil {
 		t.Fatal(err)

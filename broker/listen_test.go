@@ -55,8 +55,7 @@ func TestWhatANodeIsGiven(t *testing.T) {
 	var seen []string
 	told := make(chan string, 100)
 	listening, err := b.ListenAll(nil, func(m *broker.Message) {
-		node, ok := broker.NodeOfGiven(m.To)
-		if job, task, isTask := broker.TaskOf(m.Subject); ok && isTask {
+		if node, job, task, ok := broker.Given(m); ok {
 			told <- fmt.Sprintf("%s %d %d %s", node, job, task, m.Reply)
 		}
 	})

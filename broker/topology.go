@@ -134,13 +134,13 @@ func SubjectRescue(node string) string { return prefixRescue + node }
 // listens sees each, under the task's subject, as soon as the node could.
 func SubjectGiven(node string) string { return prefixGiven + node + ".>" }
 
-// NodeOfGiven is the inverse of [SubjectGiven].
-func NodeOfGiven(subject string) (node string, ok bool) {
-	s, ok := strings.CutPrefix(subject, prefixGiven)
-	if !ok {
-		return "", false
-	}
-	return strings.CutSuffix(s, ".>")
+// Given reads a message to [SubjectGiven]: which node was given which task. It reports
+// false for an answer without one.
+func Given(m *Message) (node string, job uint64, task int, ok bool) {
+	job, task, ok = TaskOf(m.Subject)
+	rest, toNode := strings.CutPrefix(m.To, prefixGiven)
+	node, all := strings.CutSuffix(rest, ".>")
+	return node, job, task, ok && toNode && all
 }
 
 // SubjectProgress is where the progress of a training job is told.

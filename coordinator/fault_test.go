@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +22,7 @@ import (
 // A broker that is away for longer than the lease lasts: afterwards somebody leads,
 // every request is answered, and the job goes on.
 func TestBrokerOutageLongerThanTheLease(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	cfg := embedded.Config{Port: port, Store: t.TempDir()}
+	cfg := embedded.Config{Port: brokertest.FreePort(t), Store: t.TempDir()}
 	server, err := embedded.Start(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 	"time"
 
@@ -17,12 +16,7 @@ import (
 func TestNoRenewalIsLeftBehind(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := embedded.Config{Port: l.Addr().(*net.TCPAddr).Port, Store: t.TempDir()}
-	l.Close()
+	cfg := embedded.Config{Port: brokertest.FreePort(t), Store: t.TempDir()}
 	server, err := embedded.Start(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 	"time"
 
@@ -14,14 +13,7 @@ import (
 func TestLostRequestsAreRepeated(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := embedded.Config{Port: free.Addr().(*net.TCPAddr).Port, Store: t.TempDir()}
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	cfg := embedded.Config{Port: brokertest.FreePort(t), Store: t.TempDir()}
 	first, err := embedded.Start(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -1,12 +1,12 @@
 package worker_test
 
 import (
-	"net"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"idunno/broker/brokertest"
 	"idunno/broker/embedded"
 	"idunno/broker/wire"
 )
@@ -19,14 +19,7 @@ type server struct {
 }
 
 func newServer(t *testing.T) *server {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, cfg: embedded.Config{Port: l.Addr().(*net.TCPAddr).Port, Store: t.TempDir()}}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s := &server{t: t, cfg: embedded.Config{Port: brokertest.FreePort(t), Store: t.TempDir()}}
 	s.start()
 	t.Cleanup(func() { s.s.Stop() })
 	return s

@@ -4,6 +4,7 @@ package brokertest
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
 
@@ -67,6 +68,17 @@ func tellClosed(tb testing.TB, s *embedded.Server) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(stop)
+}
+
+// FreePort is a port at which nobody listens, for a server that comes back to it.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Connect opens a connection to url and closes it with the test.

@@ -33,8 +33,8 @@ const (
 	askWait   = 5 * time.Second
 	retryWait = 4 * time.Second
 	retryGap  = 20 * time.Millisecond
-	// electWait is how long a submission that can't be stored now is handed in again:
-	// servers that have lost one of them take up to nine seconds to elect a leader.
+	// electWait is how long a request that can't be answered now is made again: servers
+	// that have lost one of them take up to nine seconds to elect a leader.
 	electWait = 15 * time.Second
 	pollEvery = 200 * time.Millisecond
 )
@@ -117,20 +117,29 @@ func (c *Client) Submit(ctx context.Context, doc []byte) (Submitted, error) {
 		_, err := wire.ParseJobDoc(doc) // which says so; the server would not take it
 		return Submitted{}, err
 	}
-	id, deadline := rand.Text(), time.Now().Add(electWait)
+	id := rand.Text()
 	if d, err := wire.ParseJobDoc(doc); err == nil && d.ID != "" {
 		id = broker.MessageID(d.ID)
 	}
-	for {
-		submitted, err := c.submit(ctx, id, doc)
+	submitted, _, err := insist(ctx, func() (Submitted, error) { return c.submit(ctx, id, doc) })
+	return submitted, err
+}
+
+// insist makes a request again while the answer is that the cluster can't give one now: the
+// coordinator that has it leads no longer, or servers elect a leader. Again says that it
+// was made more than once.
+func insist[R any](ctx context.Context, ask func() (R, error)) (reply R, again bool, err error) {
+	for deadline := time.Now().Add(electWait); ; again = true {
+		reply, err = ask()
 		var refusal *wire.Error
-		again := errors.As(err, &refusal) && refusal.Code == wire.CodeUnavailable || errors.Is(err, jetstream.ErrNoStreamResponse)
-		if !again || time.Now().After(deadline) {
-			return submitted, err
+		away := errors.As(err, &refusal) && refusal.Code == wire.CodeUnavailable || errors.Is(err, jetstream.ErrNoStreamResponse)
+		if !away || time.Now().After(deadline) {
+			return reply, again, err
 		}
 		select {
 		case <-ctx.Done():
-			return Submitted{}, context.Cause(ctx)
+			var none R
+			return none, again, context.Cause(ctx)
 		case <-time.After(retryGap):
 		}
 	}

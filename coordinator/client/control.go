@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -52,28 +51,23 @@ func (c *Client) control(ctx context.Context, subject string, job uint64) (reply
 	return change(ctx, c, subject, body, func(r *wire.JobReply) *wire.Error { return r.Error })
 }
 
-// change makes a request again while the answer is that the cluster can't give one now: the
-// coordinator that has it leads no longer, or has waited for its disk too long.
-func change[R any](ctx context.Context, c *Client, subject string, body []byte, refused func(*R) *wire.Error) (reply *R, again bool, err error) {
-	for deadline := time.Now().Add(electWait); ; again = true {
-		reply = new(R)
+// change asks for a change, and insists on it. Again says that it took more than one
+// request.
+func change[R any](ctx context.Context, c *Client, subject string, body []byte, refused func(*R) *wire.Error) (*R, bool, error) {
+	repeated := false
+	reply, again, err := insist(ctx, func() (*R, error) {
+		reply := new(R)
 		more, err := c.askMsg(ctx, &nats.Msg{Subject: subject, Data: body}, askWait, reply)
-		if again = again || more; err != nil {
-			return nil, again, err
+		repeated = repeated || more
+		if err != nil {
+			return nil, err
 		}
-		e := refused(reply)
-		switch {
-		case e == nil:
-			return reply, again, nil
-		case e.Code != wire.CodeUnavailable || time.Now().After(deadline):
-			return nil, again, e
+		if e := refused(reply); e != nil {
+			return nil, e
 		}
-		select {
-		case <-ctx.Done():
-			return nil, again, context.Cause(ctx)
-		case <-time.After(retryGap):
-		}
-	}
+		return reply, nil
+	})
+	return reply, again || repeated, err
 }
 
 // Settings returns the cluster's settings.

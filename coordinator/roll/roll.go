@@ -198,9 +198,8 @@ func (r *Roll) closed(ctx context.Context, p []byte) {
 
 // given takes in that a queue has answered a node, with a task perhaps.
 func (r *Roll) given(ctx context.Context, m *broker.Message) {
-	job, task, ok := broker.TaskOf(m.Subject)
-	node, known := broker.NodeOfGiven(m.To)
-	if !ok || !known {
+	node, job, task, ok := broker.Given(m)
+	if !ok {
 		return // it had none
 	}
 	r.mu.Lock()
